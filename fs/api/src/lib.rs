@@ -1,0 +1,48 @@
+//! Wire types of the control API: HTTP/1.1 + JSON on the daemon's unix socket.
+//!
+//! Client and daemon both use these types and nothing else of each other. Every type is plain data:
+//! no I/O, no defaults that hide a missing field. Sizes are bytes, times are RFC 3339 strings in UTC,
+//! paths are absolute and UTF-8 (a workspace directory whose path is not UTF-8 is refused at mount;
+//! names *inside* a workspace are not restricted).
+//!
+//! Routes (all under [`API_PREFIX`]):
+//!
+//! | method and path | body | answer |
+//! |---|---|---|
+//! | `GET /status` | – | [`DaemonStatus`] |
+//! | `GET /workspaces` | – | [`WorkspaceList`] |
+//! | `POST /workspaces` | [`MountRequest`] | [`Workspace`] |
+//! | `POST /workspaces/mount-all` | – | [`MountAllReport`] |
+//! | `DELETE /workspaces/{id}?forget=BOOL` | – | [`UmountReport`] |
+//! | `POST /sync` | [`SyncRequest`] | [`SyncReport`] |
+//! | `POST /shutdown` | – | [`ShutdownReport`] |
+//!
+//! Every error answer is an [`ApiError`] with the HTTP status of its [`ErrorCode`].
+
+mod error;
+mod workspace;
+
+pub use error::{ApiError, ErrorCode};
+pub use workspace::{
+    BackingInfo, ChangedOutside, Coherence, DaemonStatus, DataPath, MountAllFailure, MountAllReport, MountRequest,
+    MountUser, Ownership, ShutdownReport, SyncReport, SyncRequest, UmountReport, UnguardedDirectory, Workspace,
+    WorkspaceList, WorkspaceState,
+};
+
+/// The version in every answer's `schema` field; raised when a field changes its meaning or goes away.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The path that every route starts with.
+pub const API_PREFIX: &str = "/v1";
+
+/// The socket's file name below the runtime directory.
+pub const SOCKET_NAME: &str = "wsguard.sock";
+
+/// The runtime directory when neither flag, environment nor config names one.
+pub const DEFAULT_RUNTIME_DIR: &str = "/run/wsguard";
+
+/// The state directory when neither flag, environment nor config names one.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/wsguard";
+
+/// The config file when neither flag nor environment names one.
+pub const DEFAULT_CONFIG_FILE: &str = "/etc/wsguard/config.toml";
