@@ -1,0 +1,320 @@
+//! The filesystem itself: operations on nodes and handles, free of the FUSE crate's types.
+//!
+//! Guarantees: each operation has the effect and the errno that it has on the backing filesystem, except where
+//! SEMANTICS.md says otherwise; new inodes belong to whom the ownership policy says; nothing here resolves a
+//! path of more than one component.
+//!
+//! Called by the session's threads, several at once. An operation takes at most one lock at a time for a few
+//! instructions (a shard of the inode table, of the open inodes or of the descriptor cache) and none across a
+//! call to the kernel that can wait, except the lock of one directory stream.
+
+mod attributes;
+mod caller;
+mod data;
+mod directory;
+mod extended_attributes;
+mod namespace;
+mod open_files;
+mod page_drop;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use rustix::io::Errno;
+
+pub(crate) use attributes::{SetTime, SettableAttributes};
+pub(crate) use caller::Caller;
+pub(crate) use data::{ReadTarget, WriteOrigin};
+pub(crate) use open_files::{DataMode, Opened};
+
+use crate::backing::{Backing, Child, Stat};
+use crate::handle::HandleTable;
+use crate::inode::{Inode, InodeTable, ROOT_NODE};
+use crate::sys::device::{FuseDevice, Invalidate};
+use crate::sys::identity::Identity;
+use crate::watcher::{ChangeSink, OwnMutations, Watcher};
+
+/// How long the kernel may trust what it was told while every foreign edit is reported to it.
+const WATCHED_TTL: Duration = Duration::from_secs(3600);
+/// How long while foreign edits are reported but the kernel cannot drop all names at once (before Linux 6.16): a
+/// name whose report was lost may be wrong for this long.
+const WATCHED_TTL_WITHOUT_EPOCH: Duration = Duration::from_secs(10);
+/// How long otherwise.
+const UNWATCHED_TTL: Duration = Duration::from_secs(1);
+
+/// Deleted inodes whose descriptor is kept because the kernel still knows them (a working directory, an
+/// `O_PATH` descriptor). Beyond that many, such an inode answers ESTALE.
+const MAX_PINNED: usize = 1024;
+
+/// Who new files belong to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OwnershipPolicy {
+    /// As the backing filesystem does it.
+    Preserve,
+    /// Everything new belongs to one owner; privilege cannot be planted.
+    Squash {
+        /// The owner's uid.
+        uid: u32,
+        /// The owner's gid.
+        gid: u32,
+    },
+}
+
+/// See the module.
+pub(crate) struct GuardFs {
+    backing: Backing,
+    table: InodeTable,
+    files: HandleTable<open_files::OpenFile>,
+    directories: HandleTable<directory::OpenDirectory>,
+    open_inodes: open_files::OpenInodes,
+    device: Arc<FuseDevice>,
+    ownership: OwnershipPolicy,
+    is_passthrough: AtomicBool,
+    own_mutations: Arc<OwnMutations>,
+    watcher: OnceLock<Watcher>,
+    watched_ttl: OnceLock<Duration>,
+    pinned: Mutex<FxHashMap<u64, Arc<OwnedFd>>>,
+    page_drop: page_drop::PageDrop,
+}
+
+/// A node with its attributes, as replies carry it. The kernel's reference is already counted.
+pub(crate) struct Entry {
+    pub(crate) node: u64,
+    pub(crate) generation: u32,
+    pub(crate) stat: Stat,
+    pub(crate) attribute_ttl: Duration,
+    pub(crate) entry_ttl: Duration,
+}
+
+impl GuardFs {
+    /// Puts a filesystem over `backing`.
+    pub(crate) fn new(
+        backing: Backing,
+        table: InodeTable,
+        device: Arc<FuseDevice>,
+        ownership: OwnershipPolicy,
+    ) -> Self {
+        Self {
+            backing,
+            table,
+            files: HandleTable::new(),
+            directories: HandleTable::new(),
+            open_inodes: open_files::OpenInodes::new(),
+            device,
+            ownership,
+            is_passthrough: AtomicBool::new(false),
+            own_mutations: Arc::new(OwnMutations::new()),
+            watcher: OnceLock::new(),
+            watched_ttl: OnceLock::new(),
+            pinned: Mutex::new(FxHashMap::default()),
+            page_drop: page_drop::PageDrop::new(),
+        }
+    }
+
+    /// Remembers what was negotiated with the kernel.
+    pub(crate) fn set_negotiated(&self, capability_bits: u64, is_passthrough: bool) {
+        self.table.set_capabilities(capability_bits);
+        self.is_passthrough.store(is_passthrough, Ordering::Release);
+    }
+
+    /// Starts to watch the backing tree for edits that bypass the mount.
+    pub(crate) fn start_watching(self: &Arc<Self>, limit: usize) {
+        // Nothing is cached yet, so asking costs nothing.
+        let can_drop_all_names = self.device.invalidate_all_entries().is_ok();
+        let ttl = if can_drop_all_names { WATCHED_TTL } else { WATCHED_TTL_WITHOUT_EPOCH };
+        self.watched_ttl.get_or_init(|| ttl);
+        let sink: Arc<dyn ChangeSink> = Arc::new(KernelCaches(Arc::downgrade(self)));
+        self.watcher.get_or_init(|| {
+            Watcher::start(self.backing.root().clone(), limit, self.own_mutations.clone(), sink)
+        });
+    }
+
+    /// Stops the threads that work beside the requests and waits for them.
+    pub(crate) fn stop(&self) {
+        if let Some(watcher) = self.watcher.get() {
+            watcher.stop();
+        }
+        self.page_drop.stop();
+    }
+
+    /// Returns how foreign edits are found at this moment.
+    pub(crate) fn coherence(&self) -> wsguard_api::Coherence {
+        self.watcher.get().map_or(wsguard_api::Coherence::Starting, Watcher::state)
+    }
+
+    /// Whether every foreign edit is reported to the kernel at this moment.
+    fn is_watched(&self) -> bool {
+        self.watcher.get().is_some_and(Watcher::is_watched)
+    }
+
+    /// Whether reads run in the kernel.
+    pub(crate) fn is_passthrough(&self) -> bool {
+        self.is_passthrough.load(Ordering::Acquire)
+    }
+
+    /// Returns the files below.
+    pub(crate) fn backing(&self) -> &Backing {
+        &self.backing
+    }
+
+    /// Returns how many inodes the kernel knows.
+    pub(crate) fn inodes_known(&self) -> u64 {
+        self.table.known()
+    }
+
+    /// Returns how many files and directories are open.
+    pub(crate) fn open_handles(&self) -> u64 {
+        self.files.len() + self.directories.len()
+    }
+
+    /// Whether the kernel may keep a directory's listing until it is told otherwise.
+    pub(crate) fn keeps_listings(&self) -> bool {
+        self.is_watched()
+    }
+
+    /// How long the kernel may trust a name.
+    pub(crate) fn entry_ttl(&self) -> Duration {
+        if self.is_watched() { *self.watched_ttl.get().unwrap_or(&UNWATCHED_TTL) } else { UNWATCHED_TTL }
+    }
+
+    /// How long the kernel may trust a node's attributes. Not at all while a store through a shared mapping
+    /// may change them unseen.
+    fn attribute_ttl(&self, node: u64) -> Duration {
+        if self.open_inodes.may_be_mapped_writable(node) { Duration::ZERO } else { self.entry_ttl() }
+    }
+
+    /// Returns an `O_PATH` descriptor of a node.
+    fn node_fd(&self, node: u64) -> Result<Arc<OwnedFd>, Errno> {
+        let inode = self.table.get(node)?;
+        match self.backing.path_fd(&inode.handle) {
+            Err(Errno::STALE) => self.pinned.lock().get(&node).cloned().ok_or(Errno::STALE),
+            result => result,
+        }
+    }
+
+    /// Counts the kernel's reference to `child` and makes the entry that the reply carries.
+    fn entry(&self, child: Child) -> Result<Entry, Errno> {
+        let inode = self.inode_of(&child)?;
+        self.table.add_lookup(&inode)?;
+        Ok(Entry {
+            node: inode.node,
+            generation: inode.generation,
+            stat: child.stat,
+            attribute_ttl: self.attribute_ttl(inode.node),
+            entry_ttl: self.entry_ttl(),
+        })
+    }
+
+    fn inode_of(&self, child: &Child) -> Result<Inode, Errno> {
+        let stat = &child.stat;
+        let device = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
+        Ok(Inode {
+            node: self.table.node_number(device, stat.stx_ino)?,
+            generation: child.handle.generation(),
+            file_type: u32::from(stat.stx_mode) & libc::S_IFMT,
+            handle: child.handle,
+        })
+    }
+
+    /// Returns the number that the watcher knows a directory by: its backing inode number.
+    fn directory_key(&self, node: u64) -> u64 {
+        if node == ROOT_NODE { self.backing.root_stat().stx_ino } else { node }
+    }
+
+    /// Returns whom a new inode is created as.
+    fn creator(&self, caller: Caller, umask: u32) -> Identity {
+        match self.ownership {
+            OwnershipPolicy::Preserve => Identity { uid: caller.uid, gid: caller.gid, umask },
+            OwnershipPolicy::Squash { uid, gid } => Identity { uid, gid, umask },
+        }
+    }
+
+    fn is_squashed(&self) -> bool {
+        matches!(self.ownership, OwnershipPolicy::Squash { .. })
+    }
+
+    /// Takes back references of the kernel.
+    pub(crate) fn forget(&self, node: u64, lookups: u64) {
+        let Some(inode) = self.table.forget(node, lookups) else { return };
+        self.backing.forget(&inode.handle);
+        let pinned = self.pinned.lock().remove(&node);
+        drop(pinned);
+    }
+
+    /// Keeps a deleted inode reachable for as long as the kernel knows it.
+    fn pin(&self, node: u64, fd: OwnedFd) {
+        let mut pinned = self.pinned.lock();
+        if pinned.len() < MAX_PINNED {
+            pinned.insert(node, Arc::new(fd));
+        }
+        // The kernel may have forgotten the node before it was pinned.
+        if !self.table.knows(node) {
+            pinned.remove(&node);
+        }
+    }
+}
+
+/// Passes foreign edits on to the kernel's caches.
+struct KernelCaches(std::sync::Weak<GuardFs>);
+
+impl KernelCaches {
+    /// Resolves a path below the root to a node that the kernel knows. The path was reported by inotify, not
+    /// given by a user; it is still resolved beneath the root only and through no symbolic link.
+    fn known_node(fs: &GuardFs, path: &Path) -> Option<u64> {
+        if path.as_os_str().is_empty() {
+            return Some(ROOT_NODE);
+        }
+        let fd = rustix::fs::openat2(
+            fs.backing.root(),
+            path,
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+            rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS,
+        )
+        .ok()?;
+        let node = fs.inode_of(&fs.backing.of_fd(fd.as_fd()).ok()?).ok()?.node;
+        fs.table.knows(node).then_some(node)
+    }
+
+    fn report(result: Result<(), Errno>) {
+        match result {
+            // The mount is on its way out; there is no cache left.
+            Ok(()) | Err(Errno::NOTCONN | Errno::NODEV) => {}
+            Err(errno) => tracing::warn!(%errno, "cannot invalidate the kernel's cache"),
+        }
+    }
+}
+
+impl ChangeSink for KernelCaches {
+    fn entry_changed(&self, dir: &Path, name: &std::ffi::OsStr) {
+        let Some(fs) = self.0.upgrade() else { return };
+        let Some(parent) = Self::known_node(&fs, dir) else { return };
+        Self::report(fs.device.invalidate_entry(parent, name));
+        Self::report(fs.device.invalidate_node(parent, Invalidate::Everything));
+    }
+
+    fn inode_changed(&self, path: &Path) {
+        let Some(fs) = self.0.upgrade() else { return };
+        let Some(node) = Self::known_node(&fs, path) else { return };
+        Self::report(fs.device.invalidate_node(node, Invalidate::Attributes));
+    }
+
+    fn everything_changed(&self) {
+        let Some(fs) = self.0.upgrade() else { return };
+        match fs.device.invalidate_all_entries() {
+            Err(Errno::INVAL) => {} // names expire after WATCHED_TTL_WITHOUT_EPOCH
+            result => Self::report(result),
+        }
+        fs.table.for_each_node(|node| Self::report(fs.device.invalidate_node(node, Invalidate::Everything)));
+    }
+}
+
+/// Borrows an `Arc`ed descriptor; reads better than `as_fd` through two layers.
+fn borrow(fd: &Arc<OwnedFd>) -> BorrowedFd<'_> {
+    fd.as_ref().as_fd()
+}

@@ -1,0 +1,106 @@
+//! stat(2), chmod(2), chown(2), truncate(2), utimensat(2), statfs(2).
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+
+use super::{GuardFs, borrow};
+use crate::backing::{Stat, proc_path, stat_of};
+use crate::sys::identity;
+
+/// A time to set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SetTime {
+    /// As it is.
+    Keep,
+    /// The backing filesystem's clock.
+    Now,
+    /// Exactly this.
+    To(Timespec),
+}
+
+/// What setattr may change; `None` and [`SetTime::Keep`] leave a field as it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SettableAttributes {
+    pub(crate) mode: Option<u32>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    pub(crate) size: Option<u64>,
+    pub(crate) accessed: SetTime,
+    pub(crate) modified: SetTime,
+}
+
+impl GuardFs {
+    /// Returns a node's attributes and how long they may be trusted.
+    ///
+    /// # Errors
+    /// As statx(2).
+    pub(crate) fn attributes(&self, node: u64, number: Option<u64>) -> Result<(Stat, Duration), Errno> {
+        let open_file = number.and_then(|number| self.files.get(number).ok());
+        let stat = match open_file.as_ref().and_then(|open_file| open_file.file_if_open()) {
+            Some(file) => stat_of(file)?,
+            None => stat_of(borrow(&self.node_fd(node)?))?,
+        };
+        Ok((stat, self.attribute_ttl(node)))
+    }
+
+    /// Changes attributes and returns the new ones. The kernel has checked that the caller may.
+    ///
+    /// # Errors
+    /// As chown(2), chmod(2), truncate(2) and utimensat(2).
+    pub(crate) fn set_attributes(
+        &self,
+        node: u64,
+        number: Option<u64>,
+        set: SettableAttributes,
+    ) -> Result<(Stat, Duration), Errno> {
+        identity::assume_nobody()?;
+        let fd = self.node_fd(node)?;
+        // chown first: it strips setuid bits that a mode in the same request may set.
+        if (set.uid.is_some() || set.gid.is_some()) && !self.is_squashed() {
+            let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
+            rustix::fs::chownat(borrow(&fd), "", uid, gid, AtFlags::EMPTY_PATH)?;
+        }
+        if let Some(mode) = set.mode {
+            self.set_mode(borrow(&fd), node, mode)?;
+        }
+        if let Some(size) = set.size {
+            self.set_size(node, number, size)?;
+        }
+        if (set.accessed, set.modified) != (SetTime::Keep, SetTime::Keep) {
+            let times =
+                Timestamps { last_access: timespec(set.accessed), last_modification: timespec(set.modified) };
+            rustix::fs::utimensat(borrow(&fd), "", &times, AtFlags::EMPTY_PATH)?;
+        }
+        self.attributes(node, number)
+    }
+
+    fn set_mode(&self, fd: BorrowedFd<'_>, node: u64, mode: u32) -> Result<(), Errno> {
+        let is_dir = self.table.get(node)?.is_dir();
+        let mode = if is_dir { mode & 0o7777 } else { self.allowed_mode(mode) };
+        let change = || rustix::fs::chmod(proc_path(fd), Mode::from_raw_mode(mode));
+        // A setgid bit that is still there is one that the caller may set (`setattr_prepare` in fs/attr.c).
+        if mode & libc::S_ISGID != 0 { identity::with_fsetid(change) } else { change() }
+    }
+
+    fn set_size(&self, node: u64, number: Option<u64>, size: u64) -> Result<(), Errno> {
+        if let Some(open_file) = number.and_then(|number| self.files.get(number).ok())
+            && open_file.is_writer()
+        {
+            return rustix::fs::ftruncate(open_file.file(self)?, size);
+        }
+        let inode = self.table.get(node)?;
+        let file = self.backing.open(&inode.handle, OFlags::WRONLY | OFlags::NONBLOCK)?;
+        rustix::fs::ftruncate(file, size)
+    }
+}
+
+fn timespec(time: SetTime) -> Timespec {
+    match time {
+        SetTime::Keep => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        SetTime::Now => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
+        SetTime::To(time) => time,
+    }
+}

@@ -1,0 +1,153 @@
+//! Reading and writing: what reaches the worker of it.
+
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::GuardFs;
+use crate::sys::identity;
+
+/// Most bytes of one copy_file_range(2); the caller goes on from the returned count. Bounds the time for which
+/// one request keeps a thread.
+const MAX_COPY_BYTES: u64 = 256 << 20;
+
+/// Whether a write comes from somebody who may keep setuid and setgid bits
+/// (`FUSE_WRITE_KILL_SUIDGID` is absent).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum WriteOrigin {
+    /// The caller lacks CAP_FSETID: the bits go.
+    Unprivileged,
+    /// The caller holds CAP_FSETID: the bits stay.
+    Privileged,
+}
+
+/// Where the bytes of a read go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ReadTarget {
+    /// Into the caller's memory.
+    Caller,
+    /// Into the kernel's page cache (the request names no lock owner, `fuse_send_readpages` in fs/fuse/file.c).
+    PageCache,
+}
+
+impl GuardFs {
+    /// Notes a read that has been answered.
+    pub(crate) fn after_read(&self, node: u64, target: ReadTarget) {
+        if target == ReadTarget::PageCache && self.is_passthrough() {
+            self.page_drop.note(&self.device, node);
+        }
+    }
+
+    /// Reads into `buffer`; returns the bytes read, fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// As pread(2).
+    pub(crate) fn read(&self, number: u64, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let open_file = self.files.get(number)?;
+        let file = open_file.file(self)?;
+        let mut done = 0;
+        while done < buffer.len() {
+            match rustix::io::pread(file, &mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(Errno::INTR) => {}
+                Err(errno) if done == 0 => return Err(errno),
+                // The bytes before the bad spot are good; the next read reports it.
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes `data`; returns the bytes written, at least one. With `O_APPEND` the backing decides where.
+    ///
+    /// # Errors
+    /// As pwrite(2). `EDQUOT` and `ENOSPC` come before any byte is written.
+    pub(crate) fn write(
+        &self,
+        number: u64,
+        offset: u64,
+        data: &[u8],
+        origin: WriteOrigin,
+    ) -> Result<usize, Errno> {
+        let open_file = self.files.get(number)?;
+        let file = open_file.file(self)?;
+        identity::assume_nobody()?;
+        let write = || {
+            loop {
+                match rustix::io::pwrite(file, data, offset) {
+                    Err(Errno::INTR) => {}
+                    result => return result,
+                }
+            }
+        };
+        if open_file.was_privileged && origin == WriteOrigin::Privileged {
+            identity::with_fsetid(write)
+        } else {
+            write()
+        }
+    }
+
+    /// Makes what was written durable. After success it is *acked* (DURABILITY.md).
+    ///
+    /// # Errors
+    /// As fsync(2), late write errors included.
+    pub(crate) fn sync_file(&self, number: u64, data_only: bool) -> Result<(), Errno> {
+        let open_file = self.files.get(number)?;
+        let file = open_file.file(self)?;
+        if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }
+    }
+
+    /// Allocates, frees or zeroes a range.
+    ///
+    /// # Errors
+    /// As fallocate(2); `EOPNOTSUPP` for a mode that the backing filesystem lacks.
+    pub(crate) fn fallocate(&self, number: u64, mode: i32, offset: u64, length: u64) -> Result<(), Errno> {
+        let open_file = self.files.get(number)?;
+        let mode = u32::try_from(mode).map_err(|_| Errno::OPNOTSUPP)?;
+        let mode = FallocateFlags::from_bits(mode).ok_or(Errno::OPNOTSUPP)?;
+        identity::assume_nobody()?;
+        rustix::fs::fallocate(open_file.file(self)?, mode, offset, length)
+    }
+
+    /// Finds the next data or hole.
+    ///
+    /// # Errors
+    /// `ENXIO` behind the end, `EINVAL` for another `whence`.
+    pub(crate) fn seek(&self, number: u64, offset: i64, whence: i32) -> Result<u64, Errno> {
+        let open_file = self.files.get(number)?;
+        let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
+        let target = match whence {
+            libc::SEEK_DATA => SeekFrom::Data(offset),
+            libc::SEEK_HOLE => SeekFrom::Hole(offset),
+            _ => return Err(Errno::INVAL),
+        };
+        // The descriptor's own position means nothing: every read and write names its offset.
+        rustix::fs::seek(open_file.file(self)?, target)
+    }
+
+    /// Copies within the filesystem, by reflink where it can; returns the bytes copied.
+    ///
+    /// # Errors
+    /// As copy_file_range(2).
+    pub(crate) fn copy_range(
+        &self,
+        from: (u64, u64),
+        to: (u64, u64),
+        length: u64,
+    ) -> Result<usize, Errno> {
+        let (source, target) = (self.files.get(from.0)?, self.files.get(to.0)?);
+        if !target.is_writer() {
+            return Err(Errno::BADF);
+        }
+        identity::assume_nobody()?;
+        let (mut read_at, mut write_at) = (from.1, to.1);
+        let length = usize::try_from(length.min(MAX_COPY_BYTES)).map_err(|_| Errno::OVERFLOW)?;
+        rustix::fs::copy_file_range(
+            source.file(self)?,
+            Some(&mut read_at),
+            target.file(self)?,
+            Some(&mut write_at),
+            length,
+        )
+    }
+}

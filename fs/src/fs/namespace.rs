@@ -1,0 +1,207 @@
+//! Names: lookup, creation, links, removal, rename.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::{Caller, Entry, GuardFs, borrow};
+use crate::sys::identity;
+
+impl GuardFs {
+    /// Finds `name` in a directory and counts a reference to it.
+    ///
+    /// # Errors
+    /// `ENOENT`, or what the filesystem says.
+    pub(crate) fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
+        let dir = self.node_fd(parent)?;
+        self.entry(self.backing.child(borrow(&dir), name)?)
+    }
+
+    /// Creates a file that is not opened: regular, FIFO, socket or device.
+    ///
+    /// # Errors
+    /// As mknod(2); `EPERM` for a device under `squash`, except overlayfs's whiteout (character device 0:0,
+    /// which opens nothing).
+    pub(crate) fn make_node(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        device: (u32, u32),
+    ) -> Result<Entry, Errno> {
+        let file_type = FileType::from_raw_mode(mode);
+        let is_device = matches!(file_type, FileType::CharacterDevice | FileType::BlockDevice);
+        let is_whiteout = file_type == FileType::CharacterDevice && device == (0, 0);
+        if is_device && self.is_squashed() && !is_whiteout {
+            return Err(Errno::PERM);
+        }
+        let device = if is_device { rustix::fs::makedev(device.0, device.1) } else { 0 };
+        let mode = Mode::from_raw_mode(self.allowed_mode(mode));
+        self.create_entry(caller, parent, name, umask, |dir| {
+            rustix::fs::mknodat(dir, name, file_type, mode, device)
+        })
+    }
+
+    /// Creates a directory.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub(crate) fn make_directory(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+    ) -> Result<Entry, Errno> {
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        self.create_entry(caller, parent, name, umask, |dir| rustix::fs::mkdirat(dir, name, mode))
+    }
+
+    /// Creates a symbolic link. The target is stored as it is and never resolved by the daemon.
+    ///
+    /// # Errors
+    /// As symlink(2).
+    pub(crate) fn make_symlink(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        target: &OsStr,
+    ) -> Result<Entry, Errno> {
+        self.create_entry(caller, parent, name, 0, |dir| rustix::fs::symlinkat(target, dir, name))
+    }
+
+    /// Gives a node another name.
+    ///
+    /// # Errors
+    /// As link(2).
+    pub(crate) fn link(&self, node: u64, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
+        identity::assume_nobody()?;
+        let (fd, dir) = (self.node_fd(node)?, self.node_fd(parent)?);
+        self.mutate_name(parent, name, || {
+            rustix::fs::linkat(borrow(&fd), "", borrow(&dir), name, AtFlags::EMPTY_PATH)
+        })?;
+        self.entry(self.backing.child(borrow(&dir), name)?)
+    }
+
+    /// Returns a symbolic link's target.
+    ///
+    /// # Errors
+    /// As readlink(2).
+    pub(crate) fn read_link(&self, node: u64) -> Result<OsString, Errno> {
+        let fd = self.node_fd(node)?;
+        let target = rustix::fs::readlinkat(borrow(&fd), "", Vec::new())?;
+        Ok(OsString::from_vec(target.into_bytes()))
+    }
+
+    /// Removes a name of a file.
+    ///
+    /// # Errors
+    /// As unlink(2).
+    pub(crate) fn unlink(&self, parent: u64, name: &OsStr) -> Result<(), Errno> {
+        self.remove(parent, name, AtFlags::empty())
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// As rmdir(2).
+    pub(crate) fn remove_directory(&self, parent: u64, name: &OsStr) -> Result<(), Errno> {
+        self.remove(parent, name, AtFlags::REMOVEDIR)
+    }
+
+    /// Moves, replaces, exchanges, or moves leaving a whiteout.
+    ///
+    /// # Errors
+    /// As renameat2(2).
+    pub(crate) fn rename(
+        &self,
+        caller: Caller,
+        from: (u64, &OsStr),
+        to: (u64, &OsStr),
+        flags: u32,
+    ) -> Result<(), Errno> {
+        let flags = RenameFlags::from_bits(flags).ok_or(Errno::INVAL)?;
+        let (from_dir, to_dir) = (self.node_fd(from.0)?, self.node_fd(to.0)?);
+        let replaced = if flags.intersects(RenameFlags::NOREPLACE | RenameFlags::EXCHANGE) {
+            None
+        } else {
+            self.victim(borrow(&to_dir), to.1)
+        };
+        if flags.contains(RenameFlags::WHITEOUT) {
+            identity::assume(self.creator(caller, 0))?;
+        } else {
+            identity::assume_nobody()?;
+        }
+        let names = if flags.contains(RenameFlags::EXCHANGE) { vec![from, to, from, to] } else { vec![from, to] };
+        for (dir, name) in &names {
+            self.own_mutations.expect(self.directory_key(*dir), name);
+        }
+        let renamed = rustix::fs::renameat_with(borrow(&from_dir), from.1, borrow(&to_dir), to.1, flags);
+        if renamed.is_err() {
+            for (dir, name) in &names {
+                self.own_mutations.retract(self.directory_key(*dir), name);
+            }
+        }
+        renamed?;
+        if let Some((node, fd)) = replaced {
+            self.pin(node, fd);
+        }
+        Ok(())
+    }
+
+    fn remove(&self, parent: u64, name: &OsStr, flags: AtFlags) -> Result<(), Errno> {
+        identity::assume_nobody()?;
+        let dir = self.node_fd(parent)?;
+        let victim = self.victim(borrow(&dir), name);
+        self.mutate_name(parent, name, || rustix::fs::unlinkat(borrow(&dir), name, flags))?;
+        if let Some((node, fd)) = victim {
+            self.pin(node, fd);
+        }
+        Ok(())
+    }
+
+    /// Returns what `name` is, if it is about to lose its last name while the kernel knows it.
+    ///
+    /// That it cannot be determined only means that it is not pinned; the removal itself reports the error.
+    fn victim(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Option<(u64, OwnedFd)> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(dir, name, flags, Mode::empty()).ok()?;
+        let child = self.backing.of_fd(fd.as_fd()).ok()?;
+        let inode = self.inode_of(&child).ok()?;
+        let loses_last_name = inode.is_dir() || child.stat.stx_nlink == 1;
+        (loses_last_name && self.table.knows(inode.node)).then_some((inode.node, fd))
+    }
+
+    fn create_entry(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        umask: u32,
+        create: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>,
+    ) -> Result<Entry, Errno> {
+        let dir = self.node_fd(parent)?;
+        identity::assume(self.creator(caller, umask))?;
+        self.mutate_name(parent, name, || create(borrow(&dir)))?;
+        self.entry(self.backing.child(borrow(&dir), name)?)
+    }
+
+    /// Runs a change of one name so that the watcher does not take it for a foreign one.
+    fn mutate_name(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        change: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let key = self.directory_key(parent);
+        self.own_mutations.expect(key, name);
+        change().inspect_err(|_| self.own_mutations.retract(key, name))
+    }
+}

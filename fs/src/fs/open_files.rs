@@ -1,0 +1,286 @@
+//! Opening, creating and releasing regular files: the open-mode policy.
+//!
+//! Every open of an inode answers with the inode's one backing id (passthrough): reads of `O_RDONLY` opens and
+//! every mmap run in the kernel on the backing file. Any write mode adds direct I/O, so that each write(2)
+//! reaches [`super::data`]. These two mix freely on one inode; any other mix gives EIO or ENODEV
+//! (fs/fuse/iomode.c). Where passthrough is missing, every open of the inode is an ordinary cached one instead.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{Caller, Entry, GuardFs, borrow};
+use crate::sys::device::Invalidate;
+use crate::sys::identity;
+
+/// Locks that the open inodes are divided by.
+const SHARDS: usize = 64;
+
+/// How data of an inode flows while it is open anywhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum DataMode {
+    /// In the kernel, on the backing file with this id.
+    Passthrough(u32),
+    /// Through the worker and the kernel's page cache.
+    Cached,
+}
+
+/// What a reply to OPEN or CREATE carries.
+pub(crate) struct Opened {
+    pub(crate) number: u64,
+    pub(crate) mode: DataMode,
+    pub(crate) is_writer: bool,
+}
+
+/// One open of a regular file.
+pub(crate) struct OpenFile {
+    pub(super) node: u64,
+    /// Access mode plus the flags that the backing descriptor needs.
+    flags: OFlags,
+    /// Writers have it from the start; a reader only when something reaches the worker after all
+    /// (`SEEK_HOLE`, fsync(2), copy_file_range(2), a kernel without passthrough).
+    file: OnceLock<OwnedFd>,
+    /// The file had setuid or setgid when it was opened, so that a privileged writer may keep them.
+    pub(super) was_privileged: bool,
+}
+
+impl OpenFile {
+    /// Whether it was opened for reading and writing, so that a shared mapping may write unseen.
+    fn may_be_mapped_writable(&self) -> bool {
+        self.flags & OFlags::ACCMODE == OFlags::RDWR
+    }
+
+    /// Whether data can be written through it.
+    pub(super) fn is_writer(&self) -> bool {
+        self.flags & OFlags::ACCMODE != OFlags::RDONLY
+    }
+
+    /// Returns the backing descriptor, opening it now if it was not needed before.
+    pub(super) fn file<'a>(&'a self, fs: &GuardFs) -> Result<BorrowedFd<'a>, Errno> {
+        if let Some(file) = self.file.get() {
+            return Ok(file.as_fd());
+        }
+        let inode = fs.table.get(self.node)?;
+        let opened = fs.backing.open(&inode.handle, self.flags)?;
+        Ok(self.file.get_or_init(|| opened).as_fd())
+    }
+
+    /// Returns the backing descriptor if there is one.
+    pub(super) fn file_if_open(&self) -> Option<BorrowedFd<'_>> {
+        self.file.get().map(AsFd::as_fd)
+    }
+}
+
+/// The inodes that are open at this moment, with how.
+pub(super) struct OpenInodes(Vec<Mutex<FxHashMap<u64, OpenInode>>>);
+
+struct OpenInode {
+    opens: u32,
+    maybe_mapped_writable: u32,
+    mode: DataMode,
+}
+
+impl OpenInodes {
+    pub(super) fn new() -> Self {
+        Self((0..SHARDS).map(|_| Mutex::new(FxHashMap::default())).collect())
+    }
+
+    pub(super) fn may_be_mapped_writable(&self, node: u64) -> bool {
+        self.shard(node).lock().get(&node).is_some_and(|inode| inode.maybe_mapped_writable > 0)
+    }
+
+    fn shard(&self, node: u64) -> &Mutex<FxHashMap<u64, OpenInode>> {
+        &self.0[node as usize % SHARDS]
+    }
+}
+
+impl GuardFs {
+    /// Opens a regular file.
+    ///
+    /// # Errors
+    /// As open(2) on the backing file.
+    pub(crate) fn open(&self, node: u64, flags: OFlags) -> Result<Opened, Errno> {
+        identity::assume_nobody()?;
+        let inode = self.table.get(node)?;
+        let file = OnceLock::new();
+        let mut was_privileged = false;
+        if flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC) {
+            let opened = self.backing.open(&inode.handle, worker_flags(flags) | (flags & OFlags::TRUNC))?;
+            was_privileged = is_privileged(opened.as_fd())?;
+            file.get_or_init(|| opened);
+        }
+        self.enter(OpenFile { node, flags: worker_flags(flags), file, was_privileged })
+    }
+
+    /// Creates a regular file and opens it.
+    ///
+    /// # Errors
+    /// As open(2) with `O_CREAT` on the backing directory.
+    pub(crate) fn create(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: OFlags,
+    ) -> Result<(Entry, Opened), Errno> {
+        let dir = self.node_fd(parent)?;
+        identity::assume(self.creator(caller, umask))?;
+        let mode = self.allowed_mode(mode);
+        let create = || {
+            rustix::fs::openat(
+                borrow(&dir),
+                name,
+                worker_flags(flags) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::from_raw_mode(mode),
+            )
+        };
+        self.own_mutations.expect(self.directory_key(parent), name);
+        // A setgid bit that is still in `mode` here is one that the caller may set (`vfs_prepare_mode`).
+        let created = if mode & libc::S_ISGID != 0 { identity::with_fsetid(create) } else { create() };
+        let opened = match created {
+            Ok(opened) => opened,
+            Err(errno) => {
+                self.own_mutations.retract(self.directory_key(parent), name);
+                if errno == Errno::EXIST && !flags.contains(OFlags::EXCL) {
+                    return self.open_existing(parent, name, flags);
+                }
+                return Err(errno);
+            }
+        };
+        let child = self.backing.of_fd(opened.as_fd())?;
+        let mut entry = self.entry(child)?;
+        let file = OnceLock::from(opened);
+        let was_privileged = mode & (libc::S_ISUID | libc::S_ISGID) != 0;
+        let open_file = OpenFile { node: entry.node, flags: worker_flags(flags), file, was_privileged };
+        let opened = self.enter(open_file).inspect_err(|_| self.forget(entry.node, 1))?;
+        entry.attribute_ttl = self.attribute_ttl(entry.node);
+        Ok((entry, opened))
+    }
+
+    /// Somebody else created the file between the kernel's lookup and our create, below the mount.
+    fn open_existing(&self, parent: u64, name: &OsStr, flags: OFlags) -> Result<(Entry, Opened), Errno> {
+        let entry = self.lookup(parent, name)?;
+        let file_type = u32::from(entry.stat.stx_mode) & libc::S_IFMT;
+        let opened = if file_type == libc::S_IFREG { self.open(entry.node, flags) } else { Err(Errno::STALE) };
+        let opened = opened.inspect_err(|_| self.forget(entry.node, 1))?;
+        Ok((entry, opened))
+    }
+
+    /// Ends one open.
+    ///
+    /// # Errors
+    /// `EBADF` when the number is not open.
+    pub(crate) fn release(&self, number: u64) -> Result<(), Errno> {
+        let open_file = self.files.remove(number)?;
+        self.leave(&open_file);
+        Ok(())
+    }
+
+    fn enter(&self, open_file: OpenFile) -> Result<Opened, Errno> {
+        let node = open_file.node;
+        let is_writer = open_file.is_writer();
+        let maybe_mapped = open_file.may_be_mapped_writable();
+        let mode = self.acquire_data_mode(node, maybe_mapped)?;
+        if maybe_mapped {
+            // Attributes from before this open must not hide what a mapping changes from now on. Only
+            // attributes: that takes no lock which a request of this inode could hold.
+            match self.device.invalidate_node(node, Invalidate::Attributes) {
+                Ok(()) | Err(Errno::NOTCONN | Errno::NODEV) => {}
+                Err(errno) => tracing::debug!(ino = node, %errno, "cannot invalidate attributes at open"),
+            }
+        }
+        match self.files.insert(open_file) {
+            Ok(number) => Ok(Opened { number, mode, is_writer }),
+            Err(errno) => {
+                self.release_data_mode(node, maybe_mapped);
+                Err(errno)
+            }
+        }
+    }
+
+    fn leave(&self, open_file: &OpenFile) {
+        self.release_data_mode(open_file.node, open_file.may_be_mapped_writable());
+    }
+
+    /// Counts one more open; the first one decides how the inode's data flows.
+    fn acquire_data_mode(&self, node: u64, maybe_mapped: bool) -> Result<DataMode, Errno> {
+        // Opened before the lock is taken: it is needed for the first open only, and mostly cached then.
+        let fd = if self.is_passthrough() { Some(self.node_fd(node)?) } else { None };
+        let mut shard = self.open_inodes.shard(node).lock();
+        let inode = shard.entry(node).or_insert_with(|| OpenInode {
+            opens: 0,
+            maybe_mapped_writable: 0,
+            mode: fd.map_or(DataMode::Cached, |fd| self.register_backing(node, borrow(&fd))),
+        });
+        inode.opens += 1;
+        inode.maybe_mapped_writable += u32::from(maybe_mapped);
+        let (opens, mode) = (inode.opens, inode.mode);
+        self.table.set_opens(node, opens, mode.backing_id());
+        Ok(mode)
+    }
+
+    fn register_backing(&self, node: u64, fd: BorrowedFd<'_>) -> DataMode {
+        match self.device.open_backing(fd) {
+            Ok(id) => DataMode::Passthrough(id),
+            Err(errno) => {
+                tracing::warn!(ino = node, %errno, "file cannot be passed through; it is cached instead");
+                DataMode::Cached
+            }
+        }
+    }
+
+    fn release_data_mode(&self, node: u64, maybe_mapped: bool) {
+        let mut shard = self.open_inodes.shard(node).lock();
+        let Some(inode) = shard.get_mut(&node) else { return };
+        inode.opens -= 1;
+        inode.maybe_mapped_writable -= u32::from(maybe_mapped);
+        let (opens, mode) = (inode.opens, inode.mode);
+        if opens > 0 {
+            self.table.set_opens(node, opens, mode.backing_id());
+            return;
+        }
+        shard.remove(&node);
+        self.table.set_opens(node, 0, 0);
+        // Under the lock: a new first open must not register before the old id is gone, or the kernel could
+        // see two ids for one inode.
+        if let DataMode::Passthrough(id) = mode
+            && let Err(errno) = self.device.close_backing(id)
+        {
+            tracing::debug!(ino = node, %errno, "cannot close a backing id");
+        }
+    }
+
+    /// Returns the mode bits that the ownership policy lets a file have.
+    pub(super) fn allowed_mode(&self, mode: u32) -> u32 {
+        let privileged = if self.is_squashed() { libc::S_ISUID | libc::S_ISGID } else { 0 };
+        mode & 0o7777 & !privileged
+    }
+}
+
+impl DataMode {
+    fn backing_id(self) -> u32 {
+        match self {
+            Self::Passthrough(id) => id,
+            Self::Cached => 0,
+        }
+    }
+}
+
+/// The open flags that the worker's own descriptor keeps: how far a write must be durable and where it goes.
+/// Not `O_DIRECT` (the worker's buffers are not aligned; the caller's alignment is its own affair), not
+/// `O_NOFOLLOW` (a handle is never followed), not `O_CREAT` and `O_TRUNC` (done once, not at every reopening).
+fn worker_flags(flags: OFlags) -> OFlags {
+    flags & (OFlags::ACCMODE | OFlags::APPEND | OFlags::SYNC | OFlags::DSYNC)
+}
+
+fn is_privileged(file: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let mode = rustix::fs::fstat(file)?.st_mode;
+    Ok(mode & (libc::S_ISUID | libc::S_ISGID) != 0)
+}

@@ -1,0 +1,471 @@
+//! The table of every inode that the kernel knows.
+//!
+//! A *node* is what the kernel calls an inode of ours: a 64-bit number. It is the backing inode number (with
+//! the subvolume folded in on btrfs), so that `st_ino` is what users see on the host and stays the same over
+//! remounts; `fuser` sends one number for both in every entry reply. Numbers that a filesystem uses again are
+//! told apart by the *generation*, a digest of the file handle: the kernel drops the old inode as soon as a
+//! lookup answers with another generation (`fuse_stale_inode` in fs/fuse/inode.c), and the old handle opens
+//! nothing (ESTALE).
+//!
+//! The table lives in a memfd that the keeper holds as well, one 64-byte line an inode, so that another worker
+//! can take over (`on-disk formats` in DURABILITY.md describes the layout). What lives here besides is an index
+//! that can be rebuilt from it.
+//!
+//! Invariant: `lookups` of a node is the number of references that the kernel holds, counted exactly: raised by
+//! one before each reply that carries the node, lowered by FORGET. At 0 the line is free.
+//!
+//! Locks: one of [`SHARDS`] shard locks for a few instructions, never across a system call other than giving a
+//! page back.
+
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use hashbrown::HashTable;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use rustix::io::Errno;
+
+use crate::sys::handle::FileHandle;
+use crate::sys::shared_memory::{LINE_BYTES, LINES_PER_PAGE, Line, PAGE_BYTES, SharedMemory};
+
+/// The root's node, fixed by the protocol (`FUSE_ROOT_ID`).
+pub(crate) const ROOT_NODE: u64 = 1;
+
+/// Locks that the index is divided by.
+const SHARDS: usize = 64;
+/// Inodes the table has room for; empty pages cost nothing.
+const MAX_INODES: usize = 1 << 26;
+/// Lines before the first inode: the header page.
+const HEADER_LINES: usize = LINES_PER_PAGE;
+/// `wsguard\0` as a number.
+const MAGIC: u64 = u64::from_le_bytes(*b"wsguard\0");
+/// Raised when the layout changes.
+const TABLE_VERSION: u64 = 1;
+/// Where a second, third … filesystem's index is folded into a node number.
+const DEVICE_SHIFT: u32 = 54;
+/// Filesystems (btrfs subvolumes) below one workspace.
+const MAX_DEVICES: usize = 512;
+
+/// Words of a line.
+mod word {
+    pub(super) const NODE: usize = 0;
+    pub(super) const LOOKUPS: usize = 1;
+    /// Generation in the low half, `st_mode & S_IFMT` in bits 32 to 47, handle type and length above.
+    pub(super) const SHAPE: usize = 2;
+    /// Backing id in the low half, open count in the high half.
+    pub(super) const OPENS: usize = 3;
+    pub(super) const HANDLE: usize = 4;
+}
+
+/// Words of the header line.
+mod header {
+    pub(super) const MAGIC: usize = 0;
+    pub(super) const VERSION: usize = 1;
+    pub(super) const CAPABILITIES: usize = 2;
+    pub(super) const BLOCKS_USED: usize = 3;
+}
+
+/// A copy of one line: what an operation needs to know of an inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inode {
+    /// The number the kernel uses.
+    pub(crate) node: u64,
+    /// Tells two lives of the number apart.
+    pub(crate) generation: u32,
+    /// `S_IFMT` bits; a file never changes its type.
+    pub(crate) file_type: u32,
+    /// The identity on the backing filesystem.
+    pub(crate) handle: FileHandle,
+}
+
+impl Inode {
+    /// Whether it is a directory.
+    pub(crate) fn is_dir(&self) -> bool {
+        self.file_type == libc::S_IFDIR
+    }
+}
+
+/// See the module.
+pub(crate) struct InodeTable {
+    memory: SharedMemory,
+    shards: Vec<Mutex<Shard>>,
+    next_block: AtomicU32,
+    free_blocks: Mutex<Vec<u32>>,
+    known: AtomicU64,
+    devices: Mutex<Vec<u64>>,
+    root_device: u64,
+}
+
+/// The part of the index for the nodes that hash here.
+#[derive(Default)]
+struct Shard {
+    index: HashTable<u32>,
+    /// Blocks (pages of the table) of this shard with their free lines as bits.
+    blocks: FxHashMap<u32, u64>,
+    /// Those with at least one free line; the last is used next.
+    available: Vec<u32>,
+}
+
+impl InodeTable {
+    /// Maps the table in `state` and puts the root in.
+    ///
+    /// # Errors
+    /// `EPROTO` when the memory holds a table of another version; as mmap(2).
+    pub(crate) fn create(
+        state: BorrowedFd<'_>,
+        root: FileHandle,
+        root_device: u64,
+    ) -> Result<Self, Errno> {
+        let bytes = PAGE_BYTES + MAX_INODES * LINE_BYTES;
+        let memory = SharedMemory::map(state, bytes)?;
+        let head = memory.line(0);
+        if head[header::MAGIC].load(Ordering::Acquire) != 0 {
+            return Err(Errno::PROTO);
+        }
+        head[header::VERSION].store(TABLE_VERSION, Ordering::Release);
+        head[header::MAGIC].store(MAGIC, Ordering::Release);
+        let table = Self {
+            memory,
+            shards: (0..SHARDS).map(|_| Mutex::new(Shard::default())).collect(),
+            next_block: AtomicU32::new(0),
+            free_blocks: Mutex::new(Vec::new()),
+            known: AtomicU64::new(0),
+            devices: Mutex::new(Vec::new()),
+            root_device,
+        };
+        let root = Inode { node: ROOT_NODE, generation: root.generation(), file_type: libc::S_IFDIR, handle: root };
+        table.add_lookup(&root)?;
+        Ok(table)
+    }
+
+    /// Remembers what was negotiated with the kernel, for a worker that takes over.
+    pub(crate) fn set_capabilities(&self, bits: u64) {
+        self.memory.line(0)[header::CAPABILITIES].store(bits, Ordering::Release);
+    }
+
+    /// Returns the node number for a backing inode.
+    ///
+    /// # Errors
+    /// `EOVERFLOW` when more than [`MAX_DEVICES`] filesystems lie below the workspace.
+    pub(crate) fn node_number(&self, device: u64, ino: u64) -> Result<u64, Errno> {
+        let folded = if device == self.root_device {
+            ino
+        } else {
+            let mut devices = self.devices.lock();
+            let position = match devices.iter().position(|known| *known == device) {
+                Some(position) => position,
+                None if devices.len() < MAX_DEVICES => {
+                    devices.push(device);
+                    devices.len() - 1
+                }
+                None => return Err(Errno::OVERFLOW),
+            };
+            ino ^ ((position as u64 + 1) << DEVICE_SHIFT)
+        };
+        // Only the root may have number 1, and 0 means "no entry".
+        Ok(if folded <= ROOT_NODE { folded | (1 << 63) } else { folded })
+    }
+
+    /// Returns the inode behind a node.
+    ///
+    /// # Errors
+    /// `ESTALE` when the kernel should not know it any more.
+    pub(crate) fn get(&self, node: u64) -> Result<Inode, Errno> {
+        let shard = self.shard(node).lock();
+        let slot = shard.find(self, node).ok_or(Errno::STALE)?;
+        Ok(read_inode(self.line(slot)))
+    }
+
+    /// Whether the kernel knows a node.
+    pub(crate) fn knows(&self, node: u64) -> bool {
+        self.shard(node).lock().find(self, node).is_some()
+    }
+
+    /// Counts one more reference of the kernel, entering the inode if it is new.
+    ///
+    /// A node whose number is used for another file now takes that file's identity.
+    ///
+    /// # Errors
+    /// `ENFILE` when the table is full.
+    pub(crate) fn add_lookup(&self, inode: &Inode) -> Result<(), Errno> {
+        let mut shard = self.shard(inode.node).lock();
+        if let Some(slot) = shard.find(self, inode.node) {
+            let line = self.line(slot);
+            if read_inode(line) != *inode {
+                write_inode(line, inode);
+            }
+            line[word::LOOKUPS].fetch_add(1, Ordering::AcqRel);
+            return Ok(());
+        }
+        let slot = self.allocate(&mut shard)?;
+        let line = self.line(slot);
+        line[word::LOOKUPS].store(1, Ordering::Release);
+        line[word::OPENS].store(0, Ordering::Release);
+        write_inode(line, inode);
+        let hasher = |slot: &u32| hash(self.line(*slot)[word::NODE].load(Ordering::Acquire));
+        shard.index.insert_unique(hash(inode.node), slot, hasher);
+        self.known.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes back `lookups` references; returns the inode if those were the last.
+    pub(crate) fn forget(&self, node: u64, lookups: u64) -> Option<Inode> {
+        if node == ROOT_NODE {
+            return None;
+        }
+        let mut shard = self.shard(node).lock();
+        let slot = shard.find(self, node)?;
+        let line = self.line(slot);
+        let left = line[word::LOOKUPS].load(Ordering::Acquire).saturating_sub(lookups);
+        line[word::LOOKUPS].store(left, Ordering::Release);
+        if left > 0 {
+            return None;
+        }
+        let inode = read_inode(line);
+        shard.remove(self, node);
+        self.free(&mut shard, slot);
+        self.known.fetch_sub(1, Ordering::Relaxed);
+        Some(inode)
+    }
+
+    /// Mirrors how often a node is open and under which backing id, for a worker that takes over.
+    pub(crate) fn set_opens(&self, node: u64, opens: u32, backing_id: u32) {
+        let shard = self.shard(node).lock();
+        if let Some(slot) = shard.find(self, node) {
+            let packed = (u64::from(opens) << 32) | u64::from(backing_id);
+            self.line(slot)[word::OPENS].store(packed, Ordering::Release);
+        }
+    }
+
+    /// Returns how many inodes the kernel knows, the root included.
+    pub(crate) fn known(&self) -> u64 {
+        self.known.load(Ordering::Relaxed)
+    }
+
+    /// Calls `visit` with every node, a shard at a time, without a lock held during the call.
+    pub(crate) fn for_each_node(&self, mut visit: impl FnMut(u64)) {
+        for shard in &self.shards {
+            let nodes: Vec<u64> = {
+                let shard = shard.lock();
+                shard.index.iter().map(|slot| self.line(*slot)[word::NODE].load(Ordering::Acquire)).collect()
+            };
+            nodes.into_iter().for_each(&mut visit);
+        }
+    }
+
+    fn shard(&self, node: u64) -> &Mutex<Shard> {
+        // The high bits, because the low ones place the entry within the shard's hash table.
+        &self.shards[(hash(node) >> 58) as usize % SHARDS]
+    }
+
+    fn line(&self, slot: u32) -> &Line {
+        self.memory.line(HEADER_LINES + slot as usize)
+    }
+
+    fn allocate(&self, shard: &mut Shard) -> Result<u32, Errno> {
+        if shard.available.is_empty() {
+            let block = self.take_block()?;
+            shard.blocks.insert(block, u64::MAX);
+            shard.available.push(block);
+        }
+        let block = *shard.available.last().ok_or(Errno::NFILE)?;
+        let free = shard.blocks.get_mut(&block).ok_or(Errno::NFILE)?;
+        let bit = free.trailing_zeros();
+        *free &= !(1 << bit);
+        if *free == 0 {
+            shard.available.pop();
+        }
+        Ok(block * LINES_PER_PAGE as u32 + bit)
+    }
+
+    fn take_block(&self) -> Result<u32, Errno> {
+        if let Some(block) = self.free_blocks.lock().pop() {
+            return Ok(block);
+        }
+        let block = self.next_block.fetch_add(1, Ordering::Relaxed);
+        if block as usize >= MAX_INODES / LINES_PER_PAGE {
+            self.next_block.fetch_sub(1, Ordering::Relaxed);
+            return Err(Errno::NFILE);
+        }
+        self.memory.line(0)[header::BLOCKS_USED].fetch_max(u64::from(block) + 1, Ordering::AcqRel);
+        Ok(block)
+    }
+
+    fn free(&self, shard: &mut Shard, slot: u32) {
+        let line = self.line(slot);
+        line[word::NODE].store(0, Ordering::Release);
+        let (block, bit) = (slot / LINES_PER_PAGE as u32, slot % LINES_PER_PAGE as u32);
+        let Some(free) = shard.blocks.get_mut(&block) else { return };
+        let was_full = *free == 0;
+        *free |= 1 << bit;
+        let is_empty = *free == u64::MAX;
+        if was_full {
+            shard.available.push(block);
+        }
+        if is_empty && shard.available.len() > 1 {
+            shard.available.retain(|other| *other != block);
+            shard.blocks.remove(&block);
+            self.memory.release_page(HEADER_LINES + block as usize * LINES_PER_PAGE);
+            self.free_blocks.lock().push(block);
+        }
+    }
+}
+
+impl Shard {
+    fn find(&self, table: &InodeTable, node: u64) -> Option<u32> {
+        let is_it = |slot: &u32| table.line(*slot)[word::NODE].load(Ordering::Acquire) == node;
+        self.index.find(hash(node), is_it).copied()
+    }
+
+    fn remove(&mut self, table: &InodeTable, node: u64) {
+        let is_it = |slot: &u32| table.line(*slot)[word::NODE].load(Ordering::Acquire) == node;
+        if let Ok(entry) = self.index.find_entry(hash(node), is_it) {
+            entry.remove();
+        }
+        if self.index.len() * 8 < self.index.capacity() && self.index.capacity() > 1024 {
+            let hasher = |slot: &u32| hash(table.line(*slot)[word::NODE].load(Ordering::Acquire));
+            self.index.shrink_to(self.index.len() * 2, hasher);
+        }
+    }
+}
+
+/// Inode numbers are often consecutive; a multiplicative hash spreads them over shards and buckets.
+fn hash(node: u64) -> u64 {
+    let mixed = node.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 29)
+}
+
+fn read_inode(line: &Line) -> Inode {
+    let shape = line[word::SHAPE].load(Ordering::Acquire);
+    let handle = std::array::from_fn(|i| line[word::HANDLE + i].load(Ordering::Acquire));
+    let [_, _, _, _, type_low, type_high, kind, len] = shape.to_le_bytes();
+    Inode {
+        node: line[word::NODE].load(Ordering::Acquire),
+        generation: (shape & 0xffff_ffff) as u32,
+        file_type: u32::from(u16::from_le_bytes([type_low, type_high])),
+        handle: FileHandle::from_words(kind, len, handle),
+    }
+}
+
+/// The node number goes in last: a line with a number is complete (a worker may die in between).
+fn write_inode(line: &Line, inode: &Inode) {
+    let (kind, len, handle) = inode.handle.to_words();
+    for (place, value) in line[word::HANDLE..].iter().zip(handle) {
+        place.store(value, Ordering::Release);
+    }
+    let generation = inode.generation.to_le_bytes();
+    let file_type = (inode.file_type as u16).to_le_bytes();
+    let shape = [
+        generation[0], generation[1], generation[2], generation[3],
+        file_type[0], file_type[1], kind, len,
+    ];
+    line[word::SHAPE].store(u64::from_le_bytes(shape), Ordering::Release);
+    line[word::NODE].store(inode.node, Ordering::Release);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::os::fd::AsFd;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn table() -> InodeTable {
+        let state = rustix::fs::memfd_create("table", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        InodeTable::create(state.as_fd(), handle(1), 7).unwrap()
+    }
+
+    fn handle(seed: u64) -> FileHandle {
+        FileHandle::from_words(1, 8, [seed, 0, 0, 0])
+    }
+
+    fn inode(node: u64, life: u64) -> Inode {
+        let handle = handle(node << 8 | life);
+        Inode { node, generation: handle.generation(), file_type: libc::S_IFREG, handle }
+    }
+
+    #[test]
+    fn forgotten_node_is_stale_only_after_its_last_lookup() {
+        let table = table();
+        table.add_lookup(&inode(20, 0)).unwrap();
+        table.add_lookup(&inode(20, 0)).unwrap();
+        assert_eq!(table.forget(20, 1), None);
+        assert_eq!(table.get(20).unwrap(), inode(20, 0));
+        assert_eq!(table.forget(20, 1), Some(inode(20, 0)));
+        assert_eq!(table.get(20), Err(Errno::STALE));
+    }
+
+    #[test]
+    fn reused_number_takes_the_new_identity_and_keeps_both_counts() {
+        let table = table();
+        table.add_lookup(&inode(20, 0)).unwrap();
+        table.add_lookup(&inode(20, 1)).unwrap();
+        assert_eq!(table.get(20).unwrap(), inode(20, 1));
+        assert_eq!(table.forget(20, 1), None);
+        assert_eq!(table.get(20).unwrap(), inode(20, 1));
+    }
+
+    #[test]
+    fn root_is_never_forgotten() {
+        let table = table();
+        assert_eq!(table.forget(ROOT_NODE, 100), None);
+        assert!(table.get(ROOT_NODE).unwrap().is_dir());
+    }
+
+    #[test]
+    fn numbers_of_other_devices_and_number_one_do_not_collide() {
+        let table = table();
+        let numbers = [
+            table.node_number(7, 300).unwrap(),
+            table.node_number(8, 300).unwrap(),
+            table.node_number(9, 300).unwrap(),
+            table.node_number(7, 1).unwrap(),
+        ];
+        assert_eq!(numbers[0], 300);
+        assert!(numbers.iter().all(|number| *number > ROOT_NODE));
+        assert_eq!(numbers.iter().collect::<std::collections::HashSet<_>>().len(), 4);
+        assert_eq!(table.node_number(8, 300).unwrap(), numbers[1]);
+    }
+
+    #[test]
+    fn table_of_another_version_is_refused() {
+        let state = rustix::fs::memfd_create("table", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        drop(InodeTable::create(state.as_fd(), handle(1), 7).unwrap());
+        assert_eq!(InodeTable::create(state.as_fd(), handle(1), 7).err(), Some(Errno::PROTO));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn table_agrees_with_a_map_of_counts(
+            steps in proptest::collection::vec((2_u64..200, 0_u64..2, 0_u64..4), 1..2000)
+        ) {
+            let table = table();
+            let mut model: HashMap<u64, (Inode, u64)> = HashMap::new();
+            for (node, life, forget) in steps {
+                if forget == 0 {
+                    let inode = inode(node, life);
+                    table.add_lookup(&inode).unwrap();
+                    let entry = model.entry(node).or_insert((inode, 0));
+                    *entry = (inode, entry.1 + 1);
+                } else {
+                    let gone = table.forget(node, forget);
+                    let expected = model.get_mut(&node).and_then(|entry| {
+                        entry.1 = entry.1.saturating_sub(forget);
+                        (entry.1 == 0).then_some(entry.0)
+                    });
+                    prop_assert_eq!(gone, expected);
+                    if gone.is_some() {
+                        model.remove(&node);
+                    }
+                }
+            }
+            prop_assert_eq!(table.known(), model.len() as u64 + 1);
+            for node in 2..200 {
+                prop_assert_eq!(table.get(node).ok(), model.get(&node).map(|entry| entry.0));
+            }
+        }
+    }
+}

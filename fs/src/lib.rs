@@ -1,0 +1,29 @@
+//! The wsguard filesystem daemon.
+//!
+//! ```text
+//!   daemon ── keeper: holds /dev/fuse fds and state memfds ── worker: everything below
+//!     control ── workspaces ── mounting, catalog, changed_outside, mount_users
+//!                    │
+//!                 session ── fuse (adapter) ── fs (operations) ── inode, handle, backing
+//!                                               │
+//!                                            watcher (foreign edits)
+//! ```
+//! Arrows point down only; `tests/architecture.rs` keeps it so. `unsafe` lives in `sys` modules.
+
+mod backing;
+mod catalog;
+mod changed_outside;
+pub mod config;
+mod control;
+pub mod daemon;
+mod error_chain;
+mod fs;
+mod fuse;
+mod handle;
+mod inode;
+mod mount_users;
+mod mounting;
+pub mod session;
+mod sys;
+mod watcher;
+mod workspaces;

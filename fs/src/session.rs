@@ -1,0 +1,174 @@
+//! One guarded workspace at work: a FUSE connection, its threads and its watcher.
+//!
+//! A session is handed descriptors and owns no mount: it neither mounts nor unmounts. It ends by itself when the
+//! kernel gives the superblock up (the last mount of it is gone), and only then can it be joined.
+//!
+//! No thread is pinned, the device is not cloned (requests under way on a clone die with the worker), and there
+//! are never more threads than CPUs granted: the cost of a request is the wake-up.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use rustix::io::Errno;
+use wsguard_api::{Coherence, DataPath};
+
+use crate::backing::Backing;
+use crate::fs::GuardFs;
+pub use crate::fs::OwnershipPolicy;
+use crate::fuse::GuardFuse;
+use crate::inode::InodeTable;
+use crate::sys::device::FuseDevice;
+
+/// How a session serves.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// The workspace's name, for thread names and logs.
+    pub name: String,
+    /// Who new files belong to.
+    pub ownership: OwnershipPolicy,
+    /// Threads that answer requests, at least one.
+    pub threads: usize,
+    /// Directories that are watched for foreign edits at most.
+    pub watch_limit: usize,
+}
+
+/// Why a session could not start or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The backing directory cannot be used.
+    #[error("cannot use the backing directory of {name}")]
+    Backing {
+        /// The workspace.
+        name: String,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// The state memory cannot be used.
+    #[error("cannot set up the inode table of {name}")]
+    Table {
+        /// The workspace.
+        name: String,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// The connection to the kernel failed.
+    #[error("FUSE connection of {name} failed")]
+    Connection {
+        /// The workspace.
+        name: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A thread of the session panicked.
+    #[error("a thread of {name} panicked")]
+    Panicked {
+        /// The workspace.
+        name: String,
+    },
+}
+
+/// Numbers for `status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionStats {
+    /// Inodes that the kernel knows.
+    pub inodes_known: u64,
+    /// Open files and directories.
+    pub open_handles: u64,
+}
+
+/// See the module.
+pub struct Session {
+    name: String,
+    fs: Arc<GuardFs>,
+    thread: JoinHandle<std::io::Result<()>>,
+}
+
+impl Session {
+    /// Answers the pending INIT and serves the mount from then on.
+    ///
+    /// `device` is a descriptor of a `/dev/fuse` that is already mounted, `state` the memfd of the inode table,
+    /// `root` the detached clone of the backing directory.
+    ///
+    /// # Errors
+    /// See [`SessionError`]; the mount is untouched then and answers nothing.
+    pub fn start(
+        device: OwnedFd,
+        state: OwnedFd,
+        root: OwnedFd,
+        options: SessionOptions,
+    ) -> Result<Self, SessionError> {
+        let name = options.name.clone();
+        let backing_error = |source| SessionError::Backing { name: name.clone(), source };
+        let table_error = |source| SessionError::Table { name: name.clone(), source };
+        let backing = Backing::new(root).map_err(backing_error)?;
+        let root_stat = backing.root_stat();
+        let root_device = rustix::fs::makedev(root_stat.stx_dev_major, root_stat.stx_dev_minor);
+        let table =
+            InodeTable::create(state.as_fd(), backing.root_handle(), root_device).map_err(table_error)?;
+        let connection_error = |source| SessionError::Connection { name: name.clone(), source };
+        let own_device = device.try_clone().map_err(connection_error)?;
+        let fs = Arc::new(GuardFs::new(backing, table, Arc::new(FuseDevice::new(own_device)), options.ownership));
+
+        let mut config = fuser::Config::default();
+        config.n_threads = Some(options.threads.max(1));
+        let session = fuser::Session::from_fd(GuardFuse(fs.clone()), device, fuser::SessionACL::All, config)
+            .map_err(connection_error)?;
+        let thread = std::thread::Builder::new()
+            .name(format!("fuse {name}"))
+            .spawn(move || session.run())
+            .map_err(connection_error)?;
+        fs.start_watching(options.watch_limit);
+        Ok(Self { name, fs, thread })
+    }
+
+    /// Returns the numbers for `status`.
+    pub fn stats(&self) -> SessionStats {
+        SessionStats { inodes_known: self.fs.inodes_known(), open_handles: self.fs.open_handles() }
+    }
+
+    /// Returns how data flows.
+    pub fn data_path(&self) -> DataPath {
+        if self.fs.is_passthrough() {
+            DataPath::Passthrough
+        } else {
+            DataPath::Cached { reason: "the kernel does not offer FUSE passthrough (Linux 6.9 or newer has it)".into() }
+        }
+    }
+
+    /// Returns how foreign edits are found.
+    pub fn coherence(&self) -> Coherence {
+        self.fs.coherence()
+    }
+
+    /// Whether the superblock is gone and nothing is served any more.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Flushes the backing filesystem.
+    ///
+    /// # Errors
+    /// As syncfs(2).
+    pub fn sync(&self) -> std::io::Result<()> {
+        Ok(self.fs.backing().sync()?)
+    }
+
+    /// Waits until the superblock is gone, then stops the threads beside it.
+    ///
+    /// # Errors
+    /// The connection broke, or a thread panicked.
+    pub fn join(self) -> Result<(), SessionError> {
+        let name = self.name;
+        let result = self.thread.join();
+        self.fs.stop();
+        match result {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(source)) => Err(SessionError::Connection { name, source }),
+            Err(_) => Err(SessionError::Panicked { name }),
+        }
+    }
+}

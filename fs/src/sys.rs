@@ -1,0 +1,14 @@
+//! The only place with `unsafe`: one safe wrapper per system call that `rustix` does not offer.
+//!
+//! Each wrapper states in its `SAFETY` comment which contract of the call it upholds. Nothing here knows
+//! what a workspace is.
+
+#![expect(unsafe_code, reason = "the wrappers of raw system calls; everything else is safe code")]
+
+pub(crate) mod device;
+pub(crate) mod directory;
+pub(crate) mod handle;
+pub(crate) mod identity;
+pub(crate) mod mount;
+pub(crate) mod shared_memory;
+pub(crate) mod signals;
