@@ -1,0 +1,147 @@
+//! Notices edits of the backing tree that bypass the mount.
+//!
+//! The kernel keeps names, attributes and listings of a mount for an hour, because normally every change goes
+//! through the mount. A change that reaches the backing directory another way (`mount --at` and the plain
+//! directory, a second bind, the server's side of an NFS export) is reported to a [`ChangeSink`] within a
+//! quarter of a second, so that it can be invalidated; it is promised within one second.
+//!
+//! Why inotify: it needs no privilege, works on every local filesystem, and names the entry. Its price is one
+//! watch and about 1 KiB of kernel memory per directory, hence the limit. Changes that another machine makes
+//! on a network filesystem raise no events; such a backing is never watched.
+//!
+//! What it does not do: it does not see stores through a mapping before the file is closed, and it cannot tell
+//! our own data writes from foreign ones. Both are reported as content changes, debounced, once per file and
+//! window. Own namespace changes are told apart by [`OwnMutations`].
+//!
+//! Two threads per watcher, neither of them a FUSE thread: `notify`'s reads events and sorts them, ours
+//! (`wsguard-watch`) opens directories and calls the sink with no lock held. An event takes the lock of what is
+//! pending, then that of one shard of [`OwnMutations`]; no lock is held while either thread waits.
+
+mod batch;
+mod directories;
+mod driver;
+mod listing;
+mod own_mutations;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use wsguard_api::Coherence;
+
+pub(crate) use own_mutations::OwnMutations;
+
+/// Receives what the watcher found; called on the watcher's own thread, which holds no lock of anybody else.
+///
+/// Paths are relative to the root, without a leading slash.
+pub(crate) trait ChangeSink: Send + Sync + 'static {
+    /// The entry `name` in the directory at `dir` (empty for the root) appeared, vanished or was replaced. The
+    /// directory's own listing and attributes changed with it.
+    fn entry_changed(&self, dir: &Path, name: &OsStr);
+
+    /// Content or attributes of the object at `path` changed. It may be gone by now.
+    fn inode_changed(&self, path: &Path);
+
+    /// Events were lost: nothing that is cached may be trusted. [`Watcher::is_watched`] is false already, or
+    /// (in the second call, after the watches were set up again) still.
+    fn everything_changed(&self);
+}
+
+/// A running watch of one backing tree. Dropping it stops it.
+pub(crate) struct Watcher {
+    status: Arc<Status>,
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How far the watch is.
+struct Status {
+    is_watched: AtomicBool,
+    coherence: Mutex<Coherence>,
+}
+
+impl Watcher {
+    /// Starts to watch the tree below `root` (an `O_PATH` descriptor will do) and returns at once; the tree is
+    /// walked on the watcher's own thread, meanwhile [`Watcher::state`] is `Starting`.
+    ///
+    /// Trees of more than `limit` directories are not watched at all.
+    pub(crate) fn start(
+        root: Arc<OwnedFd>,
+        limit: usize,
+        own: Arc<OwnMutations>,
+        sink: Arc<dyn ChangeSink>,
+    ) -> Self {
+        let status = Arc::new(Status {
+            is_watched: AtomicBool::new(false),
+            coherence: Mutex::new(Coherence::Starting),
+        });
+        let stop = Arc::new(AtomicBool::new(false));
+        let driver = driver::Driver { root, limit, own, sink, status: status.clone(), stop: stop.clone() };
+        let spawned =
+            std::thread::Builder::new().name("wsguard-watch".to_owned()).spawn(move || driver.run());
+        let thread = match spawned {
+            Ok(thread) => Some(thread),
+            Err(error) => {
+                status.set_short_ttl(format!("cannot start the watcher's thread: {error}"));
+                None
+            }
+        };
+        Self { status, stop, thread: Mutex::new(thread) }
+    }
+
+    /// Returns how foreign edits are found at this moment.
+    pub(crate) fn state(&self) -> Coherence {
+        self.status.coherence.lock().clone()
+    }
+
+    /// Stops the threads and waits for them; no sink is called afterwards. Never call it from a sink.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.lock().take() {
+            thread.thread().unpark();
+            if thread.join().is_err() {
+                tracing::error!("the watcher's thread panicked");
+            }
+        }
+        self.status.set_short_ttl("the watcher was stopped".to_owned());
+    }
+
+    /// Whether every foreign edit is reported at this moment. One relaxed load: asked for every reply.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.status.is_watched()
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Status {
+    fn is_watched(&self) -> bool {
+        self.is_watched.load(Ordering::Relaxed)
+    }
+
+    fn set_starting(&self) {
+        self.is_watched.store(false, Ordering::Relaxed);
+        *self.coherence.lock() = Coherence::Starting;
+    }
+
+    fn set_watched(&self, directories: usize) {
+        *self.coherence.lock() = Coherence::Watched { directories: directories as u64 };
+        self.is_watched.store(true, Ordering::Relaxed);
+    }
+
+    fn set_short_ttl(&self, reason: String) {
+        self.is_watched.store(false, Ordering::Relaxed);
+        *self.coherence.lock() = Coherence::ShortTtl { reason };
+    }
+}
