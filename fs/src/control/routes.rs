@@ -1,0 +1,181 @@
+//! One handler a route.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+use wsguard_api::{
+    API_PREFIX, ApiError, DaemonStatus, ErrorCode, MountAllReport, MountRequest, SCHEMA_VERSION,
+    ShutdownReport, SyncReport, SyncRequest, UmountReport, Workspace, WorkspaceList,
+};
+
+use super::peer::Peer;
+use super::status::{WorkerFacts, status};
+use crate::workspaces::{AfterUnmount, Job, Jobs, Registry, Reply, stopping_error};
+
+/// Largest request body, bytes.
+const BODY_LIMIT: usize = 64 * 1024;
+
+struct Shared {
+    facts: WorkerFacts,
+    registry: Arc<Registry>,
+    jobs: Jobs,
+}
+
+type Context = State<Arc<Shared>>;
+type Caller = ConnectInfo<Peer>;
+
+/// An [`ApiError`] as an answer.
+struct Refusal(ApiError);
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.0.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(self.0)).into_response()
+    }
+}
+
+type Answer<T> = Result<Json<T>, Refusal>;
+
+/// Makes the routes of `wsguard_api`.
+pub(super) fn router(facts: WorkerFacts, registry: Arc<Registry>, jobs: Jobs) -> Router {
+    let routes = Router::new()
+        .route("/status", get(get_status))
+        .route("/workspaces", get(get_workspaces).post(post_workspace))
+        .route("/workspaces/mount-all", post(post_mount_all))
+        .route("/workspaces/{id}", delete(delete_workspace))
+        .route("/sync", post(post_sync))
+        .route("/shutdown", post(post_shutdown))
+        .method_not_allowed_fallback(wrong_method);
+    Router::new()
+        .nest(API_PREFIX, routes)
+        .fallback(unknown_route)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(Arc::new(Shared { facts, registry, jobs }))
+}
+
+async fn unknown_route(uri: axum::http::Uri) -> Refusal {
+    ApiError::new(ErrorCode::NotFound, format!("there is no route {}", uri.path()))
+        .with_hint(
+            "client and daemon may be of different versions; see `wsguard --version` and `wsguard status`",
+        )
+        .into()
+}
+
+async fn wrong_method(method: axum::http::Method, uri: axum::http::Uri) -> Refusal {
+    ApiError::new(ErrorCode::InvalidRequest, format!("{} does not take {method}", uri.path())).into()
+}
+
+async fn get_status(State(shared): Context, ConnectInfo(peer): Caller) -> Answer<DaemonStatus> {
+    Ok(Json(status(&shared.facts, &shared.registry, peer.viewer()?)))
+}
+
+async fn get_workspaces(State(shared): Context, ConnectInfo(peer): Caller) -> Answer<WorkspaceList> {
+    let viewer = peer.viewer()?;
+    Ok(Json(WorkspaceList {
+        schema: SCHEMA_VERSION,
+        generated_at: Timestamp::now().to_string(),
+        items: shared.registry.list(viewer),
+        unguarded: shared.registry.unguarded(viewer),
+    }))
+}
+
+async fn post_workspace(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<Workspace> {
+    peer.require_root()?;
+    let request: MountRequest = parse(body)?;
+    Ok(Json(ask(&shared.jobs, |reply| Job::Mount(request, reply)).await?))
+}
+
+async fn post_mount_all(State(shared): Context, ConnectInfo(peer): Caller) -> Answer<MountAllReport> {
+    peer.require_root()?;
+    Ok(Json(ask(&shared.jobs, Job::MountAll).await?))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct UnmountQuery {
+    forget: bool,
+}
+
+async fn delete_workspace(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    Path(id): Path<String>,
+    query: Result<Query<UnmountQuery>, QueryRejection>,
+) -> Answer<UmountReport> {
+    peer.require_root()?;
+    let Query(query) = query.map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.body_text()))?;
+    let after = if query.forget { AfterUnmount::Forget } else { AfterUnmount::Keep };
+    Ok(Json(ask(&shared.jobs, |reply| Job::Unmount(id, after, reply)).await?))
+}
+
+async fn post_sync(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<SyncReport> {
+    let viewer = peer.viewer()?;
+    let request: SyncRequest = parse(body)?;
+    let (workspace, directory) = shared.registry.find_mounted(&request.path, viewer)?;
+    let started = Instant::now();
+    // Its own thread: syncfs waits for the disk, and other requests must not.
+    let synced = tokio::task::spawn_blocking(move || rustix::fs::syncfs(directory)).await;
+    match synced {
+        Ok(Ok(())) => {
+            let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            Ok(Json(SyncReport { schema: SCHEMA_VERSION, workspace, elapsed_ms }))
+        }
+        Ok(Err(errno)) => Err(ApiError::new(
+            ErrorCode::Internal,
+            format!("cannot sync the filesystem of {workspace}: {errno}"),
+        )
+        .with_hint("the disk may be broken: see the kernel's log with `dmesg`")
+        .into()),
+        Err(_) => Err(ApiError::new(ErrorCode::Internal, format!("sync of {workspace} panicked")).into()),
+    }
+}
+
+async fn post_shutdown(State(shared): Context, ConnectInfo(peer): Caller) -> Answer<ShutdownReport> {
+    peer.require_root()?;
+    Ok(Json(ask(&shared.jobs, |reply| Job::Shutdown(Some(reply))).await?))
+}
+
+/// Hands a job to the driver and waits for its result.
+async fn ask<T>(jobs: &Jobs, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, ApiError> {
+    let (reply, result) = oneshot::channel();
+    jobs.submit(job(reply))?;
+    // The driver drops what is queued when it ends.
+    result.await.map_err(|_| stopping_error())?
+}
+
+fn parse<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, ApiError> {
+    let body = body.map_err(|error| {
+        ApiError::new(ErrorCode::InvalidRequest, error.body_text())
+            .with_hint(format!("a request has at most {BODY_LIMIT} bytes"))
+    })?;
+    serde_json::from_slice(&body).map_err(|error| {
+        ApiError::new(ErrorCode::InvalidRequest, format!("cannot understand the request: {error}"))
+    })
+}

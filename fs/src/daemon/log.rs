@@ -1,0 +1,19 @@
+//! Log lines on standard error. Messages are constant, facts are fields.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, LogFormat};
+
+/// Starts logging as `config` says; later calls in the same process change nothing.
+pub(super) fn init(config: &Config) {
+    let filter = EnvFilter::try_new(&config.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    let started = match config.log_format {
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    if let Err(error) = started {
+        // Only in a process that logs already, such as a test binary.
+        tracing::debug!(%error, "logging was started before");
+    }
+}

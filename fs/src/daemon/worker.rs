@@ -1,0 +1,337 @@
+//! The worker: composition root and main loop.
+//!
+//! Start: signals, settings, log, limits, hello from the keeper, catalog, driver (guards what is registered),
+//! control socket. Stop is the reverse: the driver unmounts, the socket goes, the keeper is told. The main thread
+//! only listens to the keeper and to signals and tells the keeper once a second that it is alive.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::process::{Resource, Rlimit, Signal as ProcessSignal};
+use tracing::{debug, error, info, warn};
+use wsguard_api::{ApiError, ErrorCode};
+
+use super::directories::mounts_dir;
+use super::link::{KeeperLink, Order};
+use super::protocol::{Channel, PROTOCOL_VERSION, SessionId, ToKeeper, ToWorker};
+use super::{DaemonError, DaemonOptions, log};
+use crate::catalog::{Catalog, CatalogError};
+use crate::config::Config;
+use crate::control::{self, ControlServer, WorkerFacts};
+use crate::error_chain::one_line;
+use crate::sys::signals::{Signal, Signals};
+use crate::workspaces::{Driver, Job, Jobs, Registry};
+
+/// How often the keeper is told that this worker lives.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How long remounting may keep the socket closed: usually a client that gets an answer finds everything
+/// mounted, but one hanging filesystem must not make the daemon unreachable.
+const READY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the keeper said first.
+struct Greeting {
+    generation: u64,
+    keeper_pid: u32,
+    inherited: Vec<SessionId>,
+}
+
+/// Runs a worker; see [`super::run_worker`].
+pub(super) fn run(options: &DaemonOptions) -> Result<(), DaemonError> {
+    let signals = Signals::block().map_err(|errno| failed("block signals", errno.into()))?;
+    let channel = keeper_channel()?;
+    let result = prepare(options, &channel);
+    let (config, greeting) = match result {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let fatal = ApiError { code: error.code(), message: one_line(&error), hint: error.hint() };
+            report_fatal(&channel, fatal);
+            return Err(error);
+        }
+    };
+    let link = Arc::new(KeeperLink::new(channel));
+    match Worker::start(config, &greeting, Arc::clone(&link)) {
+        Ok(worker) => worker.run(&signals),
+        Err(error) => {
+            if let Err(untold) = link.tell(&ToKeeper::Fatal { error: error.clone() }) {
+                error!(error = %untold, "keeper cannot be told why the worker does not start");
+            }
+            Err(DaemonError::Worker(error))
+        }
+    }
+}
+
+/// The keeper passes its socket as standard input.
+fn keeper_channel() -> Result<Channel, DaemonError> {
+    let input = std::io::stdin();
+    if rustix::net::sockopt::socket_type(&input) != Ok(rustix::net::SocketType::SEQPACKET) {
+        return Err(DaemonError::NotStartedByKeeper);
+    }
+    let fd = input.as_fd().try_clone_to_owned().map_err(|error| failed("copy the keeper's socket", error))?;
+    Ok(Channel::from_fd(fd))
+}
+
+fn prepare(options: &DaemonOptions, channel: &Channel) -> Result<(Config, Greeting), DaemonError> {
+    let config = Config::load(options)?;
+    log::init(&config);
+    let greeting = receive_greeting(channel)?;
+    die_with(greeting.keeper_pid)?;
+    raise_fd_limit();
+    Ok((config, greeting))
+}
+
+fn receive_greeting(channel: &Channel) -> Result<Greeting, DaemonError> {
+    let receive = || {
+        channel.receive::<ToWorker>().map_err(|error| failed("hear the keeper", std::io::Error::other(error)))
+    };
+    let (ToWorker::Hello { version, generation, keeper_pid, sessions }, _) = receive()? else {
+        return Err(failed("hear the keeper", std::io::Error::other("it does not say hello")));
+    };
+    if version != PROTOCOL_VERSION {
+        let error = ApiError::new(
+            ErrorCode::Unavailable,
+            format!("the keeper speaks version {version}, this worker {PROTOCOL_VERSION}"),
+        );
+        return Err(DaemonError::Worker(error.with_hint("stop the daemon and start it again")));
+    }
+    let mut inherited = Vec::with_capacity(sessions);
+    for _ in 0..sessions {
+        // The descriptors are closed here; the keeper's copies keep the session until it is told to close it.
+        let (ToWorker::Session { session, .. }, _) = receive()? else {
+            return Err(failed("hear the keeper", std::io::Error::other("a session is missing")));
+        };
+        inherited.push(session);
+    }
+    Ok(Greeting { generation, keeper_pid, inherited })
+}
+
+/// A worker without its keeper would serve mounts that nobody can hand on.
+fn die_with(keeper_pid: u32) -> Result<(), DaemonError> {
+    rustix::process::set_parent_process_death_signal(Some(ProcessSignal::KILL))
+        .map_err(|errno| failed("be bound to the keeper", errno.into()))?;
+    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().cast_unsigned());
+    if parent == Some(keeper_pid) {
+        return Ok(());
+    }
+    // It died before the signal was set.
+    Err(failed("be bound to the keeper", std::io::Error::other("it is gone")))
+}
+
+fn raise_fd_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(errno) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        warn!(errno = errno.raw_os_error(), "limit of open files stays as it is");
+    }
+}
+
+fn report_fatal(channel: &Channel, error: ApiError) {
+    if let Err(untold) = channel.send(&ToKeeper::Fatal { error }, &[]) {
+        error!(error = %untold, "keeper cannot be told why the worker does not start");
+    }
+}
+
+/// Everything that runs.
+struct Worker {
+    config: Config,
+    link: Arc<KeeperLink>,
+    jobs: Jobs,
+    driver: JoinHandle<()>,
+    driver_ended: rustix::fd::OwnedFd,
+    control: ControlServer,
+}
+
+impl Worker {
+    fn start(config: Config, greeting: &Greeting, link: Arc<KeeperLink>) -> Result<Self, ApiError> {
+        let mounts_dir = mounts_dir(&config);
+        let registry = Arc::new(Registry::new(mounts_dir.clone()));
+        let catalog = open_catalog(&config, &registry)?;
+        let socket = control::bind(&config.runtime_dir)?;
+        let driver_ended = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| internal("make an event", errno.into()))?;
+        let (jobs, queue) = Jobs::queue();
+        let own_pids = vec![greeting.keeper_pid, std::process::id()];
+        let driver = Driver::new(
+            config.clone(),
+            mounts_dir,
+            catalog,
+            Arc::clone(&link),
+            Arc::clone(&registry),
+            jobs.clone(),
+            own_pids,
+        );
+        let (restored, is_restored) = channel();
+        let ended = driver_ended.try_clone().map_err(|error| internal("copy a descriptor", error))?;
+        let inherited = greeting.inherited.clone();
+        let closer = Arc::clone(&link);
+        let driver = std::thread::Builder::new()
+            .name("driver".to_owned())
+            .spawn(move || {
+                close_inherited(&closer, &inherited);
+                drive(driver, &queue, &restored, &ended);
+            })
+            .map_err(|error| internal("start the driver", error))?;
+        let facts = WorkerFacts::new(&config, greeting.keeper_pid, greeting.generation);
+        let control = ControlServer::start(socket, is_restored, READY_TIMEOUT, facts, registry, jobs.clone())
+            .map_err(|error| internal("start the control server", error))?;
+        info!(generation = greeting.generation, "worker runs");
+        Ok(Self { config, link, jobs, driver, driver_ended, control })
+    }
+
+    /// Listens until the driver has unmounted everything.
+    fn run(self, signals: &Signals) -> Result<(), DaemonError> {
+        let mut last_beat = Instant::now();
+        loop {
+            let mut fds = [
+                PollFd::new(signals, PollFlags::IN),
+                PollFd::new(&self.link, PollFlags::IN),
+                PollFd::new(&self.driver_ended, PollFlags::IN),
+            ];
+            let wait = HEARTBEAT.saturating_sub(last_beat.elapsed());
+            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
+            match rustix::event::poll(&mut fds, Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(failed("wait for events", errno.into())),
+            }
+            let [signalled, spoken, ended] = fds.map(|fd| !fd.revents().is_empty());
+            if ended {
+                return self.end();
+            }
+            if signalled {
+                self.take_signals(signals)?;
+            }
+            if spoken {
+                self.listen()?;
+            }
+            if last_beat.elapsed() >= HEARTBEAT {
+                self.link
+                    .tell(&ToKeeper::Heartbeat)
+                    .map_err(|error| failed("tell the keeper", std::io::Error::other(error)))?;
+                last_beat = Instant::now();
+            }
+        }
+    }
+
+    fn take_signals(&self, signals: &Signals) -> Result<(), DaemonError> {
+        while let Some(signal) = signals.next().map_err(|errno| failed("read signals", errno.into()))? {
+            match signal {
+                Signal::Stop => self.stop(),
+                Signal::Reload => self.reload(),
+            }
+        }
+        Ok(())
+    }
+
+    fn listen(&self) -> Result<(), DaemonError> {
+        match self.link.receive() {
+            Ok(Some(Order::Shutdown)) => self.stop(),
+            Ok(Some(Order::Reload)) => self.reload(),
+            Ok(None) => {}
+            Err(error) => return Err(failed("hear the keeper", std::io::Error::other(error))),
+        }
+        Ok(())
+    }
+
+    fn stop(&self) {
+        if let Err(error) = self.jobs.submit(Job::Shutdown(None)) {
+            // The driver has ended, which is what was wanted.
+            debug!(error = %error.message, "driver has stopped before");
+        }
+    }
+
+    /// Only the roots change at once; the rest needs a restart, and a broken file changes nothing.
+    fn reload(&self) {
+        let options = DaemonOptions {
+            state_dir: Some(self.config.state_dir.clone()),
+            runtime_dir: Some(self.config.runtime_dir.clone()),
+            config: self.config.file.clone(),
+        };
+        match Config::load(&options) {
+            Ok(config) => {
+                if let Err(error) = self.jobs.submit(Job::Configure(Box::new(config))) {
+                    debug!(error = %error.message, "driver has stopped before");
+                }
+            }
+            Err(error) => error!(error = %one_line(&error), "config stays as it was"),
+        }
+    }
+
+    fn end(self) -> Result<(), DaemonError> {
+        let has_panicked = self.driver.join().is_err();
+        self.control.stop();
+        if has_panicked {
+            return Err(failed("drive", std::io::Error::other("the driver panicked")));
+        }
+        self.link
+            .tell(&ToKeeper::Stopped)
+            .map_err(|error| failed("tell the keeper", std::io::Error::other(error)))?;
+        info!("worker stopped");
+        Ok(())
+    }
+}
+
+/// The driver's thread. The event wakes the main thread, also if the driver panics.
+fn drive(
+    mut driver: Driver,
+    queue: &std::sync::mpsc::Receiver<Job>,
+    restored: &std::sync::mpsc::Sender<()>,
+    ended: &rustix::fd::OwnedFd,
+) {
+    struct Wake<'a>(&'a rustix::fd::OwnedFd);
+    impl Drop for Wake<'_> {
+        fn drop(&mut self) {
+            if let Err(errno) = rustix::io::write(self.0, &1_u64.to_ne_bytes()) {
+                error!(errno = errno.raw_os_error(), "main thread cannot be woken");
+            }
+        }
+    }
+    let _wake = Wake(ended);
+    driver.restore();
+    // Nobody waits any more if it took too long.
+    restored.send(()).ok();
+    driver.run(queue);
+}
+
+/// A session that another worker served cannot be attached to; closing it makes its mounts answer ENOTCONN
+/// instead of hanging, until they are replaced.
+fn close_inherited(link: &KeeperLink, inherited: &[SessionId]) {
+    for session in inherited {
+        warn!(session = %session, "session of an earlier worker is closed");
+        if let Err(error) = link.close(*session) {
+            error!(session = %session, error = %error, "keeper does not close a session");
+        }
+    }
+}
+
+fn open_catalog(config: &Config, registry: &Registry) -> Result<Catalog, ApiError> {
+    let opened = Catalog::open(&config.state_dir).map_err(|error| {
+        let api = ApiError::new(ErrorCode::Unavailable, one_line(&error));
+        match error {
+            // Says itself what to do.
+            CatalogError::Newer { .. } => api,
+            CatalogError::Corrupt { .. } | CatalogError::MoveAside { .. } | CatalogError::Database { .. } => {
+                api.with_hint("see that --state-dir is on a disk that is writable and not full")
+            }
+        }
+    })?;
+    if let Some((aside, reason)) = opened.moved_aside {
+        error!(path = %aside.display(), reason, "catalog was damaged and moved aside");
+        registry.warn(format!(
+            "the registry was damaged ({reason}) and begins empty; the old file is {}",
+            aside.display()
+        ));
+    }
+    Ok(opened.catalog)
+}
+
+fn failed(action: &'static str, source: std::io::Error) -> DaemonError {
+    DaemonError::WorkerCannot { action, source }
+}
+
+fn internal(action: &str, error: std::io::Error) -> ApiError {
+    ApiError::new(ErrorCode::Internal, format!("cannot {action}: {error}"))
+}

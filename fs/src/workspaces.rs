@@ -1,0 +1,16 @@
+//! All workspaces: which are registered, which are guarded, and the one thread that changes that.
+//!
+//! [`Registry`] is what everybody may look at, under a lock that is held for moments only. [`Driver`] is the only
+//! writer: it owns the catalog and runs one job at a time on its own thread, so a slow mount delays other jobs
+//! but no `status`. Requests reach it as [`Job`]s through [`Jobs`].
+
+mod discovery;
+mod driver;
+mod jobs;
+mod registry;
+mod start;
+mod unmounting;
+
+pub(crate) use driver::Driver;
+pub(crate) use jobs::{AfterUnmount, Job, Jobs, Reply, stopping_error};
+pub(crate) use registry::{Registry, Viewer};

@@ -1,0 +1,76 @@
+//! What can be asked of the driver.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use tokio::sync::oneshot;
+use wsguard_api::{
+    ApiError, ErrorCode, MountAllReport, MountRequest, ShutdownReport, UmountReport, Workspace,
+};
+
+use crate::config::Config;
+
+/// Where a job's result goes. Nobody listening any more is no error: the job was done.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
+
+/// Whether an unmounted workspace stays registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterUnmount {
+    /// `mount` brings it back.
+    Keep,
+    /// It is taken out; the files stay.
+    Forget,
+}
+
+/// One job.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Guard one directory.
+    Mount(MountRequest, Reply<Workspace>),
+    /// Guard everything that is registered or matches a root.
+    MountAll(Reply<MountAllReport>),
+    /// Unmount the workspace with that id or name.
+    Unmount(String, AfterUnmount, Reply<UmountReport>),
+    /// Use these settings from now on (the roots; everything else needs a restart).
+    Configure(Box<Config>),
+    /// Unmount everything and end.
+    Shutdown(Option<Reply<ShutdownReport>>),
+}
+
+/// Hands jobs to the driver.
+#[derive(Clone, Debug)]
+pub(crate) struct Jobs {
+    sender: Sender<Job>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Jobs {
+    /// Makes the queue.
+    pub(crate) fn queue() -> (Self, Receiver<Job>) {
+        let (sender, receiver) = channel();
+        (Self { sender, stopping: Arc::new(AtomicBool::new(false)) }, receiver)
+    }
+
+    /// Queues a job. After a shutdown was asked for, longer jobs end early.
+    ///
+    /// # Errors
+    /// `Unavailable` once the driver has ended.
+    pub(crate) fn submit(&self, job: Job) -> Result<(), ApiError> {
+        if matches!(job, Job::Shutdown(_)) {
+            self.stopping.store(true, Ordering::Relaxed);
+        }
+        self.sender.send(job).map_err(|_| stopping_error())
+    }
+
+    /// Returns whether a shutdown was asked for.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+/// What a client is told while the daemon ends.
+pub(crate) fn stopping_error() -> ApiError {
+    ApiError::new(ErrorCode::Unavailable, "the daemon is stopping")
+        .with_hint("start it again with `wsguard daemon`")
+}

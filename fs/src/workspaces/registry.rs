@@ -1,0 +1,268 @@
+//! The workspaces as clients see them.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use wsguard_api::{ApiError, Coherence, DataPath, ErrorCode, UnguardedDirectory, Workspace, WorkspaceState};
+
+use crate::catalog::WorkspaceRecord;
+use crate::changed_outside::OutsideSearch;
+use crate::mounting::{Mounted, Occupied};
+
+/// Who looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Viewer {
+    /// Sees everything.
+    Root,
+    /// Sees what is theirs.
+    User(u32),
+}
+
+impl Viewer {
+    fn sees(self, owner: u32) -> bool {
+        match self {
+            Self::Root => true,
+            Self::User(uid) => uid == owner,
+        }
+    }
+}
+
+/// Where a workspace stands.
+#[derive(Debug)]
+pub(super) enum Standing {
+    Mounted(Arc<Mounted>),
+    Unmounted,
+    /// A dead mount is in place; the reason is why it could not be replaced.
+    Dead(String),
+    Failed(String),
+}
+
+/// One registered workspace.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) record: WorkspaceRecord,
+    pub(super) standing: Standing,
+    pub(super) search: Option<OutsideSearch>,
+}
+
+#[derive(Debug, Default)]
+struct Contents {
+    entries: BTreeMap<String, Entry>,
+    unguarded: Vec<UnguardedDirectory>,
+    warnings: Vec<String>,
+    roots: Vec<String>,
+}
+
+/// Every registered workspace, readable by all threads. Nothing slow happens under its lock.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    contents: Mutex<Contents>,
+    mounts_dir: PathBuf,
+}
+
+impl Registry {
+    /// Makes an empty one; `mounts_dir` is where superblocks are mounted.
+    pub(crate) fn new(mounts_dir: PathBuf) -> Self {
+        Self { contents: Mutex::new(Contents::default()), mounts_dir }
+    }
+
+    /// Returns every workspace that `viewer` may see, by name.
+    pub(crate) fn list(&self, viewer: Viewer) -> Vec<Workspace> {
+        let contents = self.contents.lock();
+        let visible = contents.entries.values().filter(|entry| viewer.sees(entry.record.owner_uid));
+        let mut list: Vec<Workspace> = visible.map(|entry| self.view(entry)).collect();
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        list
+    }
+
+    /// Returns the directories below configured roots that nobody guards.
+    pub(crate) fn unguarded(&self, viewer: Viewer) -> Vec<UnguardedDirectory> {
+        let contents = self.contents.lock();
+        contents.unguarded.iter().filter(|dir| viewer.sees(dir.owner_uid)).cloned().collect()
+    }
+
+    /// Returns what is degraded, one line each. What concerns a workspace is shown to those who see it.
+    pub(crate) fn warnings(&self, viewer: Viewer) -> Vec<String> {
+        let contents = self.contents.lock();
+        let mut warnings = contents.warnings.clone();
+        let visible = contents.entries.values().filter(|entry| viewer.sees(entry.record.owner_uid));
+        warnings.extend(visible.flat_map(entry_warnings));
+        warnings
+    }
+
+    /// Returns the plain directory and name of the mounted workspace that `path` lies in, if `viewer` sees it.
+    pub(crate) fn find_mounted(&self, path: &Path, viewer: Viewer) -> Result<(String, OwnedFd), ApiError> {
+        let contents = self.contents.lock();
+        for entry in contents.entries.values().filter(|entry| viewer.sees(entry.record.owner_uid)) {
+            let Standing::Mounted(mounted) = &entry.standing else { continue };
+            let source = self.mounts_dir.join(&entry.record.id);
+            if [entry.record.dir.as_path(), entry.record.mount_point(), &source]
+                .iter()
+                .any(|at| path.starts_with(at))
+            {
+                let directory = mounted.plain_directory().map_err(|errno| {
+                    ApiError::new(ErrorCode::Internal, format!("cannot copy a descriptor: {errno}"))
+                })?;
+                return Ok((entry.record.name.clone(), directory));
+            }
+        }
+        Err(ApiError::new(ErrorCode::NotFound, format!("{} is not in a mounted workspace", path.display()))
+            .with_hint("see `wsguard ls`"))
+    }
+
+    pub(super) fn view_of(&self, id: &str) -> Result<Workspace, ApiError> {
+        self.contents.lock().entries.get(id).map(|entry| self.view(entry)).ok_or_else(|| unknown(id))
+    }
+
+    pub(super) fn with_entry<T>(&self, id: &str, look: impl FnOnce(&mut Entry) -> T) -> Result<T, ApiError> {
+        self.contents.lock().entries.get_mut(id).map(look).ok_or_else(|| unknown(id))
+    }
+
+    /// Returns the id of the workspace with that id or name.
+    pub(super) fn resolve(&self, id_or_name: &str) -> Result<String, ApiError> {
+        let contents = self.contents.lock();
+        if contents.entries.contains_key(id_or_name) {
+            return Ok(id_or_name.to_owned());
+        }
+        contents
+            .entries
+            .values()
+            .find(|entry| entry.record.name == id_or_name)
+            .map(|entry| entry.record.id.clone())
+            .ok_or_else(|| unknown(id_or_name))
+    }
+
+    pub(super) fn find_dir(&self, dir: &Path) -> Option<WorkspaceRecord> {
+        let contents = self.contents.lock();
+        contents.entries.values().find(|entry| entry.record.dir == dir).map(|entry| entry.record.clone())
+    }
+
+    pub(super) fn record(&self, id: &str) -> Result<WorkspaceRecord, ApiError> {
+        self.with_entry(id, |entry| entry.record.clone())
+    }
+
+    pub(super) fn ids(&self) -> Vec<String> {
+        self.contents.lock().entries.keys().cloned().collect()
+    }
+
+    /// Returns the guard of a workspace, if it is mounted.
+    pub(super) fn mounted(&self, id: &str) -> Option<Arc<Mounted>> {
+        match &self.contents.lock().entries.get(id)?.standing {
+            Standing::Mounted(mounted) => Some(Arc::clone(mounted)),
+            Standing::Unmounted | Standing::Dead(_) | Standing::Failed(_) => None,
+        }
+    }
+
+    /// Returns every place that is taken.
+    pub(super) fn occupied(&self) -> Vec<Occupied> {
+        let contents = self.contents.lock();
+        let place = |entry: &Entry| Occupied {
+            id: entry.record.id.clone(),
+            name: entry.record.name.clone(),
+            dir: entry.record.dir.clone(),
+            mount_point: entry.record.mount_point().to_path_buf(),
+        };
+        contents.entries.values().map(place).collect()
+    }
+
+    /// Adds or replaces a workspace. What it replaces is dropped outside the lock: a search joins its thread.
+    pub(super) fn put(&self, entry: Entry) {
+        let replaced = self.contents.lock().entries.insert(entry.record.id.clone(), entry);
+        drop(replaced);
+    }
+
+    pub(super) fn remove(&self, id: &str) {
+        let removed = self.contents.lock().entries.remove(id);
+        drop(removed);
+    }
+
+    /// Returns the patterns of directories that are guarded as they appear.
+    pub(crate) fn roots(&self) -> Vec<String> {
+        self.contents.lock().roots.clone()
+    }
+
+    pub(super) fn set_roots(&self, roots: &[String]) {
+        self.contents.lock().roots = roots.to_vec();
+    }
+
+    pub(super) fn set_unguarded(&self, unguarded: Vec<UnguardedDirectory>) {
+        self.contents.lock().unguarded = unguarded;
+    }
+
+    /// Adds a line to what is shown as degraded until the worker ends.
+    pub(crate) fn warn(&self, warning: String) {
+        self.contents.lock().warnings.push(warning);
+    }
+
+    fn view(&self, entry: &Entry) -> Workspace {
+        let record = &entry.record;
+        let mounted = match &entry.standing {
+            Standing::Mounted(mounted) => Some(mounted),
+            Standing::Unmounted | Standing::Dead(_) | Standing::Failed(_) => None,
+        };
+        let stats = mounted.map(|mounted| mounted.stats());
+        Workspace {
+            id: record.id.clone(),
+            name: record.name.clone(),
+            dir: record.dir.clone(),
+            mount_point: record.mount_point().to_path_buf(),
+            source: self.mounts_dir.join(&record.id),
+            owner_uid: record.owner_uid,
+            owner_gid: record.owner_gid,
+            ownership: record.ownership,
+            state: match &entry.standing {
+                Standing::Mounted(mounted) if mounted.is_finished() => WorkspaceState::Dead,
+                Standing::Mounted(_) => WorkspaceState::Mounted,
+                Standing::Unmounted => WorkspaceState::Unmounted,
+                Standing::Dead(_) => WorkspaceState::Dead,
+                Standing::Failed(reason) => WorkspaceState::Failed { reason: reason.clone() },
+            },
+            from_roots: record.from_roots,
+            data_path: mounted.map(|mounted| mounted.data_path()),
+            coherence: mounted.map(|mounted| mounted.coherence()),
+            backing: mounted.map(|mounted| mounted.backing()),
+            mounted_at: mounted.map(|mounted| mounted.mounted_at().to_string()),
+            inodes_known: stats.as_ref().map_or(0, |stats| stats.inodes_known),
+            open_handles: stats.as_ref().map_or(0, |stats| stats.open_handles),
+            changed_outside: entry.search.as_ref().and_then(OutsideSearch::result),
+        }
+    }
+}
+
+fn entry_warnings(entry: &Entry) -> Vec<String> {
+    let name = &entry.record.name;
+    let mut warnings = Vec::new();
+    match &entry.standing {
+        Standing::Mounted(mounted) => {
+            if let DataPath::Cached { reason } = mounted.data_path() {
+                warnings.push(format!("{name}: reads go through the worker, several times slower: {reason}"));
+            }
+            if let Coherence::ShortTtl { reason } = mounted.coherence() {
+                warnings
+                    .push(format!("{name}: edits below the mount are seen after a second only: {reason}"));
+            }
+        }
+        Standing::Dead(reason) => warnings
+            .push(format!("{name}: nobody answers at {}: {reason}", entry.record.mount_point().display())),
+        Standing::Failed(reason) => warnings.push(format!("{name}: not guarded: {reason}")),
+        Standing::Unmounted => {}
+    }
+    warnings
+}
+
+/// The moment until which a guard that was just taken away has surely seen every change.
+///
+/// Change times come from a clock that ticks every 1 to 10 ms and lags behind this one: a change right after the
+/// unmount must not look older than it.
+pub(super) fn last_watched_moment() -> Timestamp {
+    let lag = jiff::SignedDuration::from_millis(10);
+    Timestamp::now().checked_sub(lag).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+pub(super) fn unknown(id: &str) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("no workspace is called {id}")).with_hint("see `wsguard ls`")
+}

@@ -1,0 +1,165 @@
+//! What the driver does once, before anything else: everything that was guarded is guarded again.
+//!
+//! Beside the catalog there is a file for each mount, `<runtime>/m/<id>.json`, with the request that it came
+//! from. It is as old as the mount and gone after a reboot, like the mount; if the catalog is lost, dead mounts
+//! find their directories by it.
+
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use tracing::{error, info, warn};
+use wsguard_api::MountRequest;
+
+use super::driver::{Driver, default_ownership};
+use super::registry::{Entry, Standing};
+use crate::catalog::{WantedState, WorkspaceRecord};
+use crate::error_chain::one_line;
+use crate::mounting::mountinfo::MountTable;
+use crate::mounting::{self, Leftover, check_form};
+
+impl Driver {
+    /// Reads the registry, finds dead mounts that it does not know, and guards what is to be guarded. A
+    /// workspace that cannot be mounted stays registered and says why.
+    pub(crate) fn restore(&mut self) {
+        if let Err(error) = mounting::prepare_mounts_dir(&self.mounts_dir) {
+            error!(error = %error, "mounts directory is not private");
+            self.registry
+                .warn(format!("mounts below {} may appear elsewhere: {error}", self.mounts_dir.display()));
+        }
+        self.registry.set_roots(&self.config.roots);
+        let records = match self.catalog.workspaces() {
+            Ok(records) => records,
+            Err(error) => {
+                error!(error = %one_line(&error), "catalog cannot be read");
+                self.registry.warn(format!("the registry could not be read: {}", one_line(&error)));
+                Vec::new()
+            }
+        };
+        for record in records {
+            let standing = match record.wanted {
+                WantedState::Mounted => Standing::Failed("not mounted yet".to_owned()),
+                WantedState::Unmounted => Standing::Unmounted,
+            };
+            self.registry.put(Entry { record, standing, search: None });
+        }
+        self.adopt_leftovers();
+        for id in self.registry.ids() {
+            if self.jobs.is_stopping() {
+                return;
+            }
+            self.restore_one(&id);
+        }
+        self.scan_roots();
+    }
+
+    fn restore_one(&mut self, id: &str) {
+        let Ok(record) = self.registry.record(id) else { return };
+        if record.wanted == WantedState::Unmounted {
+            return;
+        }
+        let name = record.name.clone();
+        if let Err(error) = self.mount_record(record) {
+            error!(workspace = %id, name, error = %error.message, "workspace cannot be mounted again");
+        }
+    }
+
+    /// Registers the workspaces of dead mounts that the catalog does not know.
+    fn adopt_leftovers(&mut self) {
+        let table = match MountTable::read() {
+            Ok(table) => table,
+            Err(error) => {
+                error!(error = %error, "mount table cannot be read");
+                return;
+            }
+        };
+        for leftover in mounting::leftovers(&table, &self.mounts_dir) {
+            if self.registry.record(&leftover.id).is_ok() {
+                continue;
+            }
+            match self.leftover_record(&leftover) {
+                Ok(record) => {
+                    info!(workspace = %record.id, dir = %record.dir.display(), "dead mount is registered again");
+                    let standing = Standing::Failed("not mounted yet".to_owned());
+                    self.registry.put(Entry { record, standing, search: None });
+                }
+                Err(reason) => {
+                    let places: Vec<String> =
+                        leftover.elsewhere.iter().map(|path| path.display().to_string()).collect();
+                    warn!(workspace = %leftover.id, name = %leftover.name, places = places.join(", "), reason, "dead mount stays in place");
+                    self.registry.warn(format!(
+                        "a dead mount of {} stays at {}: {reason}",
+                        leftover.name,
+                        places.join(", ")
+                    ));
+                }
+            }
+        }
+    }
+
+    fn leftover_record(&self, leftover: &Leftover) -> Result<WorkspaceRecord, String> {
+        let path = self.sidecar(&leftover.id);
+        let text =
+            std::fs::read(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let request: MountRequest = serde_json::from_slice(&text)
+            .map_err(|error| format!("cannot understand {}: {error}", path.display()))?;
+        let dir = check_form(&request.dir).map_err(|error| error.to_string())?;
+        let owner = mounting::owner_of(&dir).map_err(|error| error.to_string())?;
+        let uid = request.owner.unwrap_or(owner.uid);
+        let occupied = self.registry.occupied();
+        if let Some(taken) = occupied.iter().find(|place| place.dir == dir) {
+            return Err(format!("its directory is registered as {}", taken.name));
+        }
+        let name = match request.name.filter(|name| !occupied.iter().any(|place| place.name == *name)) {
+            Some(name) => name,
+            None => self.free_name(&dir, uid).map_err(|error| error.to_string())?,
+        };
+        Ok(WorkspaceRecord {
+            id: leftover.id.clone(),
+            name,
+            from_roots: self.matches_roots(&dir),
+            dir,
+            at: request.at,
+            owner_uid: uid,
+            owner_gid: owner.gid,
+            ownership: request.ownership.unwrap_or_else(|| default_ownership(uid)),
+            wanted: WantedState::Mounted,
+            created_at: jiff::Timestamp::now(),
+            last_unmounted_at: None,
+            last_alive_at: None,
+            identity: None,
+        })
+    }
+
+    fn sidecar(&self, id: &str) -> PathBuf {
+        self.mounts_dir.join(format!("{id}.json"))
+    }
+
+    /// Without the file, only a mount whose catalog is lost as well cannot be found again: no reason to refuse.
+    pub(super) fn write_sidecar(&self, record: &WorkspaceRecord) {
+        let request = MountRequest {
+            dir: record.dir.clone(),
+            name: Some(record.name.clone()),
+            owner: Some(record.owner_uid),
+            ownership: Some(record.ownership),
+            at: record.at.clone(),
+        };
+        let write = || -> std::io::Result<()> {
+            let text = serde_json::to_vec(&request)?;
+            let mut options = std::fs::OpenOptions::new();
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o600).open(self.sidecar(&record.id))?;
+            std::io::Write::write_all(&mut file, &text)
+        };
+        if let Err(error) = write() {
+            warn!(workspace = %record.id, error = %error, "mount is not described beside the catalog");
+        }
+    }
+
+    pub(super) fn remove_sidecar(&self, id: &str) {
+        match std::fs::remove_file(self.sidecar(id)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => warn!(workspace = %id, error = %error, "description of a mount stays"),
+        }
+    }
+}
