@@ -1,0 +1,336 @@
+//! The typed client of the control API: one connection and one request at a time, on the calling thread.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::runtime::{Builder, Runtime};
+use wsguard_api::{
+    API_PREFIX, ApiError, DaemonStatus, ErrorCode, MountAllReport, MountRequest, SyncReport, SyncRequest,
+    UmountReport, Workspace, WorkspaceList,
+};
+
+use crate::error::CliError;
+
+/// How long an answer may take, unless a command says otherwise.
+pub const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
+
+/// The longest answer that is read; a list of 10,000 workspaces takes a tenth of it.
+const ANSWER_LIMIT_BYTES: usize = 128 << 20;
+
+/// A connection to be to one daemon.
+#[derive(Debug)]
+pub struct Client {
+    socket: PathBuf,
+    runtime: Runtime,
+    limit: Duration,
+}
+
+/// An answer as it came.
+struct Answer {
+    status: StatusCode,
+    body: Bytes,
+}
+
+impl Client {
+    /// Prepares to talk to the daemon on a socket; nothing is sent yet.
+    ///
+    /// # Errors
+    /// Fails if the process may not open what an event loop needs.
+    pub fn new(socket: impl Into<PathBuf>) -> Result<Self, CliError> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| CliError::io("cannot start an event loop", &source))?;
+        Ok(Self { socket: socket.into(), runtime, limit: DEFAULT_LIMIT })
+    }
+
+    /// Allows an answer to take this long.
+    #[must_use]
+    pub fn with_limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Returns the socket that is talked to.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Tells whether anybody accepts connections on the socket.
+    ///
+    /// # Errors
+    /// Fails if that cannot be found out: no permission, or a path that no socket can have.
+    pub fn is_answering(&self) -> Result<bool, CliError> {
+        match self.runtime.block_on(UnixStream::connect(&self.socket)) {
+            Ok(_) => Ok(true),
+            Err(source) if is_nobody_there(&source) => Ok(false),
+            Err(source) => Err(self.connect_error(&source)),
+        }
+    }
+
+    /// Asks for the daemon and everything it holds.
+    ///
+    /// # Errors
+    /// As every request: the daemon's own error, or why it could not be asked.
+    pub fn status(&self) -> Result<DaemonStatus, CliError> {
+        self.get("/status")
+    }
+
+    /// Asks for the workspaces.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn workspaces(&self) -> Result<WorkspaceList, CliError> {
+        self.get("/workspaces")
+    }
+
+    /// Has one directory guarded.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn mount(&self, request: &MountRequest) -> Result<Workspace, CliError> {
+        self.post("/workspaces", Some(request))
+    }
+
+    /// Has every directory below the configured roots guarded.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn mount_all(&self) -> Result<MountAllReport, CliError> {
+        self.post("/workspaces/mount-all", None::<&()>)
+    }
+
+    /// Has a workspace unmounted, and taken out of the registry if `forget`.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn umount(&self, id: &str, forget: bool) -> Result<UmountReport, CliError> {
+        let route = format!("/workspaces/{}?forget={forget}", percent_encoded(id));
+        decode(&self.exchange(Method::DELETE, &format!("{API_PREFIX}{route}"), Vec::new())?)
+    }
+
+    /// Has everything below a path written to disk.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn sync(&self, request: &SyncRequest) -> Result<SyncReport, CliError> {
+        self.post("/sync", Some(request))
+    }
+
+    /// Sends a GET for any path, of any server, and returns the HTTP status of the answer.
+    ///
+    /// # Errors
+    /// As [`Self::status`], save that every status is an answer.
+    pub fn probe(&self, path: &str) -> Result<u16, CliError> {
+        self.exchange(Method::GET, path, Vec::new()).map(|answer| answer.status.as_u16())
+    }
+
+    fn get<T: DeserializeOwned>(&self, route: &str) -> Result<T, CliError> {
+        decode(&self.exchange(Method::GET, &format!("{API_PREFIX}{route}"), Vec::new())?)
+    }
+
+    fn post<B: Serialize, T: DeserializeOwned>(&self, route: &str, body: Option<&B>) -> Result<T, CliError> {
+        let body = body.map(serde_json::to_vec).transpose().map_err(|source| {
+            CliError::new(ErrorCode::Internal, "cannot write the request as JSON").because(source.to_string())
+        })?;
+        decode(&self.exchange(Method::POST, &format!("{API_PREFIX}{route}"), body.unwrap_or_default())?)
+    }
+
+    fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Answer, CliError> {
+        let exchange = self.exchange_unlimited(method, path, body);
+        let limited = async { tokio::time::timeout(self.limit, exchange).await };
+        self.runtime.block_on(limited).unwrap_or_else(|_| {
+            let message = format!(
+                "the daemon on {} did not answer within {} s",
+                self.socket.display(),
+                self.limit.as_secs_f64()
+            );
+            Err(CliError::new(ErrorCode::TimedOut, message).with_hint(
+                "it may still finish what was asked: look at `wsguard status` and at the daemon's log",
+            ))
+        })
+    }
+
+    async fn exchange_unlimited(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Answer, CliError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.connect_error(&source))?;
+        let broken = |source: &dyn std::error::Error| self.broken_error(source);
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
+        // Ends with the exchange: the runtime runs it only while this future waits, and an error of the
+        // connection reaches the request below.
+        let driver = tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header(HOST, "wsguard");
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(Full::new(Bytes::from(body))).map_err(|source| {
+            CliError::new(ErrorCode::Internal, "cannot make a request").because(source.to_string())
+        })?;
+        let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_LIMIT_BYTES).collect().await;
+        driver.abort();
+        match body {
+            Ok(body) => Ok(Answer { status, body: body.to_bytes() }),
+            Err(source) if source.is::<LengthLimitError>() => {
+                let message = format!("the daemon's answer is longer than {ANSWER_LIMIT_BYTES} bytes");
+                Err(CliError::new(ErrorCode::Internal, message))
+            }
+            Err(source) => Err(broken(source.as_ref())),
+        }
+    }
+
+    fn connect_error(&self, source: &io::Error) -> CliError {
+        let socket = self.socket.display();
+        if is_nobody_there(source) {
+            return CliError::new(ErrorCode::Unavailable, format!("no daemon answers on {socket}"))
+                .because(source.to_string())
+                .with_hint(
+                    "start one with `sudo wsguard mount DIR` or `sudo wsguard daemon`; if one runs elsewhere, \
+                     name it with --socket or --runtime-dir",
+                );
+        }
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => {
+                CliError::new(ErrorCode::Permission, format!("no permission to connect to {socket}"))
+                    .with_hint("run the command as root, or ask an administrator for access")
+            }
+            io::ErrorKind::InvalidInput => {
+                CliError::new(ErrorCode::InvalidRequest, format!("{socket} cannot be a socket's path"))
+                    .because(source.to_string())
+                    .with_hint("choose a runtime directory with a shorter path; sockets have 107 bytes")
+            }
+            io::ErrorKind::WouldBlock => CliError::new(
+                ErrorCode::Unavailable,
+                format!("too many commands wait for the daemon on {socket}"),
+            )
+            .with_hint("try again; if it stays so, the daemon hangs: see its log"),
+            _ => CliError::io(format!("cannot connect to {socket}"), source),
+        }
+    }
+
+    fn broken_error(&self, source: &dyn std::error::Error) -> CliError {
+        let message = format!("the connection to the daemon on {} broke", self.socket.display());
+        let error = CliError::new(ErrorCode::Unavailable, message).because(source.to_string());
+        let error = match source.source() {
+            Some(deeper) => error.because(deeper.to_string()),
+            None => error,
+        };
+        error.with_hint("see whether it was done with `wsguard status`, then try again")
+    }
+}
+
+/// No socket, or a socket that a dead daemon left.
+fn is_nobody_there(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory
+    )
+}
+
+fn decode<T: DeserializeOwned>(answer: &Answer) -> Result<T, CliError> {
+    if !answer.status.is_success() {
+        return Err(refusal(answer));
+    }
+    serde_json::from_slice(&answer.body).map_err(|source| {
+        CliError::new(ErrorCode::Internal, "cannot understand the daemon's answer")
+            .because(source.to_string())
+            .with_hint("daemon and command may be of different versions: restart the daemon with this binary")
+    })
+}
+
+fn refusal(answer: &Answer) -> CliError {
+    match serde_json::from_slice::<ApiError>(&answer.body) {
+        Ok(error) => error.into(),
+        Err(_) => {
+            let message = format!("the daemon answered with HTTP status {}", answer.status.as_u16());
+            CliError::new(ErrorCode::Internal, message).with_hint(
+                "another program may listen on this socket, or the daemon is of another version: \
+                 see its log and `wsguard status`",
+            )
+        }
+    }
+}
+
+/// Returns an id as one segment of a path.
+fn percent_encoded(id: &str) -> String {
+    id.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::sync::mpsc::Receiver;
+
+    use super::*;
+    use crate::test_server::{answer_always, http};
+
+    fn answering(answer: String) -> (tempfile::TempDir, Client, Receiver<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let requests = answer_always(&dir.path().join("s"), answer);
+        let client = Client::new(dir.path().join("s")).unwrap();
+        (dir, client, requests)
+    }
+
+    #[test]
+    fn umount_asks_with_an_encoded_id_and_passes_the_daemons_error_on() {
+        let body = r#"{"code":"conflict","message":"busy","hint":"wait"}"#;
+        let (_dir, client, requests) = answering(http("409 Conflict", body));
+        let error = client.umount("a/b", true).unwrap_err();
+        assert_eq!((error.code(), error.to_string().as_str()), (ErrorCode::Conflict, "busy"));
+        assert!(requests.recv().unwrap().starts_with("DELETE /v1/workspaces/a%2Fb?forget=true HTTP/1.1\r\n"));
+    }
+
+    #[test]
+    fn an_answer_that_is_no_json_is_an_error_with_its_status() {
+        let (_dir, client, _requests) = answering(http("500 X", "boom"));
+        let error = client.status().unwrap_err();
+        assert_eq!(error.code(), ErrorCode::Internal);
+        assert!(error.to_string().contains("500"), "{error}");
+    }
+
+    #[test]
+    fn a_server_that_hangs_up_is_reported_as_a_broken_connection() {
+        let (_dir, client, _requests) = answering(String::new());
+        assert_eq!(client.status().unwrap_err().code(), ErrorCode::Unavailable);
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_times_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let client = Client::new(socket).unwrap().with_limit(Duration::from_millis(50));
+        assert_eq!(client.status().unwrap_err().code(), ErrorCode::TimedOut);
+    }
+
+    #[test]
+    fn nobody_there_is_not_an_error_of_the_question_whether_somebody_is() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!Client::new(dir.path().join("none")).unwrap().is_answering().unwrap());
+        let long = dir.path().join("x".repeat(200));
+        let error = Client::new(long).unwrap().is_answering().unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidRequest);
+    }
+}

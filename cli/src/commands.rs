@@ -1,0 +1,52 @@
+//! The commands, one file each: an argument struct whose doc comment is the help text, and `run`.
+
+pub mod completion;
+pub mod daemon;
+pub mod doctor;
+pub mod ls;
+pub mod mount;
+#[cfg(test)]
+pub(crate) mod samples;
+pub mod status;
+pub mod sync;
+pub mod umount;
+mod workspace_rows;
+
+use serde::Serialize;
+use wsguard_api::SCHEMA_VERSION;
+
+use crate::args::Command;
+use crate::error::{CliError, ExitStatus};
+use crate::output::Printer;
+use crate::settings::Settings;
+
+/// Runs one command.
+///
+/// # Errors
+/// Whatever keeps the command from doing what was asked.
+pub fn run(command: &Command, settings: &Settings, printer: &mut Printer) -> Result<ExitStatus, CliError> {
+    match command {
+        Command::Mount(args) => mount::run(args, settings, printer),
+        Command::Umount(args) => umount::run(args, settings, printer),
+        Command::Ls(args) => ls::run(args, settings, printer),
+        Command::Status(args) => status::run(args, settings, printer),
+        Command::Sync(args) => sync::run(args, settings, printer),
+        Command::Doctor(args) => doctor::run(args, settings, printer),
+        Command::Daemon(args) => daemon::run(args, settings),
+        Command::Completion(args) => completion::run(args, printer),
+    }
+}
+
+/// A wire type that carries no version of its own, as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Versioned<'a, T> {
+    schema: u32,
+    #[serde(flatten)]
+    value: &'a T,
+}
+
+impl<'a, T> Versioned<'a, T> {
+    fn new(value: &'a T) -> Self {
+        Self { schema: SCHEMA_VERSION, value }
+    }
+}

@@ -1,0 +1,183 @@
+//! `wsguard status`: the daemon and everything it holds, on one screen.
+
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+use wsguard_api::{DaemonStatus, WorkspaceState};
+
+use crate::client::Client;
+use crate::commands::workspace_rows::{
+    backing_cell, coherence_cell, data_path_cell, free_cell, remarks, state_cell,
+};
+use crate::error::{CliError, ExitStatus};
+use crate::help;
+use crate::output::{
+    Cell, Column, Format, Printer, Table, Verbosity, View, bytes, duration, facts, printable,
+};
+use crate::settings::Settings;
+
+/// Show the daemon, what it guards and what is degraded
+///
+/// With --quiet only what is degraded is printed.
+#[derive(Debug, Args)]
+#[command(after_help = help::sections(
+    &[
+        ("wsguard status", "One screen for people"),
+        ("wsguard status --json | jq '.workspaces[].state.kind'", "For programs"),
+        ("watch wsguard status", "Keep looking"),
+    ],
+    &[
+        ExitStatus::Success,
+        ExitStatus::Failure,
+        ExitStatus::Usage,
+        ExitStatus::Unavailable,
+        ExitStatus::TimedOut,
+        ExitStatus::Permission,
+    ],
+))]
+pub struct StatusArgs {}
+
+/// Prints the screen.
+///
+/// # Errors
+/// Fails if no daemon answers.
+pub fn run(_args: &StatusArgs, settings: &Settings, printer: &mut Printer) -> Result<ExitStatus, CliError> {
+    let client = Client::new(settings.socket()?)?;
+    let status = client.status()?;
+    let view = printer.view();
+    match printer.format() {
+        Format::Json => printer.json(&status)?,
+        Format::Text => printer.data(&screen(&status, &client.socket().to_string_lossy(), &view))?,
+    }
+    Ok(ExitStatus::Success)
+}
+
+fn screen(status: &DaemonStatus, socket: &str, view: &View) -> String {
+    let mut text = String::new();
+    if view.verbosity != Verbosity::Quiet {
+        text.push_str(&facts(&daemon_facts(status, socket, view)));
+        if !status.workspaces.is_empty() {
+            text.push('\n');
+            text.push_str(&table(status, view));
+        }
+    }
+    let remarks = status.workspaces.iter().flat_map(|workspace| remarks(workspace, view));
+    let warnings: Vec<String> = status.warnings.iter().cloned().chain(remarks).collect();
+    if !text.is_empty() && !warnings.is_empty() {
+        text.push('\n');
+    }
+    for warning in warnings {
+        text.push_str(&format!("warning: {}\n", printable(&warning)));
+    }
+    text
+}
+
+fn daemon_facts(status: &DaemonStatus, socket: &str, view: &View) -> Vec<(&'static str, String)> {
+    let config = status.config.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string());
+    let roots = if status.roots.is_empty() { "none".to_owned() } else { status.roots.join(", ") };
+    vec![
+        ("daemon", daemon_line(status, view.now)),
+        ("processes", processes_line(status)),
+        ("kernel", status.kernel.clone()),
+        ("socket", socket.to_owned()),
+        ("state", status.state_dir.display().to_string()),
+        ("runtime", status.runtime_dir.display().to_string()),
+        ("config", config),
+        ("roots", roots),
+        ("memory", bytes(status.resident_bytes)),
+        ("files", format!("{} of {} descriptors open", status.open_fds, status.fd_limit)),
+        ("workspaces", workspaces_line(status)),
+    ]
+}
+
+fn daemon_line(status: &DaemonStatus, now: Timestamp) -> String {
+    let mut line = format!("wsguard {}", status.version);
+    if status.version != env!("CARGO_PKG_VERSION") {
+        line.push_str(&format!(" (this command is {})", env!("CARGO_PKG_VERSION")));
+    }
+    if let Ok(started) = status.started_at.parse::<Timestamp>() {
+        let up = Duration::try_from(now.duration_since(started)).unwrap_or(Duration::ZERO);
+        line.push_str(&format!(", up {}", duration(up)));
+    }
+    line
+}
+
+fn processes_line(status: &DaemonStatus) -> String {
+    let mut line = format!("keeper pid {}, worker pid {}", status.keeper_pid, status.worker_pid);
+    if status.generation > 1 {
+        line.push_str(&format!(" (the {} before it died)", status.generation - 1));
+    }
+    line
+}
+
+fn workspaces_line(status: &DaemonStatus) -> String {
+    if status.workspaces.is_empty() {
+        return "none; guard one with `sudo wsguard mount DIR`".to_owned();
+    }
+    let number = |wanted: fn(&WorkspaceState) -> bool| {
+        status.workspaces.iter().filter(|workspace| wanted(&workspace.state)).count()
+    };
+    let counts = [
+        (number(|state| matches!(state, WorkspaceState::Mounted)), "mounted"),
+        (number(|state| matches!(state, WorkspaceState::Unmounted)), "unmounted"),
+        (number(|state| matches!(state, WorkspaceState::Dead)), "dead"),
+        (number(|state| matches!(state, WorkspaceState::Failed { .. })), "failed"),
+    ];
+    let present = counts.iter().filter(|(number, _)| *number > 0);
+    present.map(|(number, word)| format!("{number} {word}")).collect::<Vec<_>>().join(", ")
+}
+
+fn table(status: &DaemonStatus, view: &View) -> String {
+    let mut table = Table::new([
+        Column::Fixed("NAME"),
+        Column::Fixed("OWNER"),
+        Column::Fixed("STATE"),
+        Column::Fixed("DATA PATH"),
+        Column::Fixed("CHANGES"),
+        Column::Fixed("BACKING"),
+        Column::Number("FREE"),
+        Column::Number("INODES"),
+        Column::Number("OPEN"),
+    ]);
+    for workspace in &status.workspaces {
+        table.row([
+            Cell::new(&workspace.name),
+            Cell::new(view.users.name(workspace.owner_uid)),
+            state_cell(&workspace.state),
+            data_path_cell(workspace.data_path.as_ref()),
+            coherence_cell(workspace.coherence.as_ref()),
+            backing_cell(workspace.backing.as_ref()),
+            free_cell(workspace.backing.as_ref()),
+            Cell::new(workspace.inodes_known.to_string()),
+            Cell::new(workspace.open_handles.to_string()),
+        ]);
+    }
+    table.render(view.width)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::samples::{plain, status, view};
+
+    #[test]
+    fn screen_fits_80_columns_and_24_lines() {
+        let text = plain(&screen(&status(), "/run/wsguard/wsguard.sock", &view(Some(80))));
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.lines().count() <= 24, "{text}");
+        for value in ["up 3 h", "1 mounted, 1 failed", "12.0 MiB", "43 of 20000", "passthrough", "12 watched"]
+        {
+            assert!(text.contains(value), "{value} is missing:\n{text}");
+        }
+        assert!(text.contains("warning: gpt: could not be mounted: the directory is gone\n"), "{text}");
+    }
+
+    #[test]
+    fn quiet_screen_is_what_is_wrong() {
+        let quiet = View { verbosity: Verbosity::Quiet, ..view(None) };
+        let text = screen(&status(), "/s", &quiet);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.lines().all(|line| line.starts_with("warning: ")), "{text}");
+    }
+}
