@@ -1,0 +1,33 @@
+//! The three system interfaces that no safe crate offers: exit handlers and per-thread credentials.
+#![expect(unsafe_code, reason = "libc calls without a safe wrapper")]
+
+use std::io;
+
+/// Runs `handler` when the process exits normally.
+pub(crate) fn at_exit(handler: extern "C" fn()) {
+    // SAFETY: atexit only stores the pointer; an `extern "C" fn()` is valid for the life of the process.
+    let status = unsafe { libc::atexit(handler) };
+    assert_eq!(status, 0, "no room for another exit handler");
+}
+
+/// Gives the calling thread, and no other, these credentials for the rest of its life.
+///
+/// The raw system calls are used on purpose: libc's wrappers change all threads of the process.
+pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `groups`, which lives across the call.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    // SAFETY: setresgid takes three integers and touches no memory.
+    check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+    // SAFETY: setresuid takes three integers and touches no memory.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })
+}
+
+/// Detaches the calling thread's umask and working directory from the other threads'.
+pub(crate) fn unshare_filesystem_attributes() -> io::Result<()> {
+    // SAFETY: unshare takes one integer; CLONE_FS concerns the calling thread alone.
+    check(i64::from(unsafe { libc::unshare(libc::CLONE_FS) }))
+}
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

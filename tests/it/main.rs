@@ -1,0 +1,29 @@
+//! Integration tests: the real binary, real mounts, real containers. One file for each feature, each test named
+//! as a claim. `tests/README.md` says how to run the long ones.
+
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod changed_outside;
+#[cfg(test)]
+mod cli;
+#[cfg(test)]
+mod coherence;
+#[cfg(test)]
+mod containers;
+#[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
+mod plain_files;
+#[cfg(test)]
+mod roots;
+#[cfg(test)]
+mod scale;
+#[cfg(test)]
+mod squash;
+#[cfg(test)]
+mod suites;
+#[cfg(test)]
+mod tree;
+#[cfg(test)]
+mod workloads;
