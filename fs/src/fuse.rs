@@ -14,10 +14,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 use rustix::io::Errno;
 
@@ -33,6 +34,7 @@ const MAX_BACKGROUND: u16 = 64;
 const REQUIRED: InitFlags = InitFlags::FUSE_ATOMIC_O_TRUNC
     .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
     .union(InitFlags::FUSE_POSIX_ACL)
+    .union(InitFlags::FUSE_DONT_MASK)
     .union(InitFlags::FUSE_PARALLEL_DIROPS);
 
 /// Speed only.
@@ -96,7 +98,9 @@ impl Filesystem for GuardFuse {
         debug_assert!(requested, "wanted flags are masked by the offered ones");
         let is_passthrough = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
             && config.set_max_stack_depth(1).is_ok();
-        if config.set_max_write(MAX_WRITE_BYTES).is_err() || config.set_max_background(MAX_BACKGROUND).is_err() {
+        if config.set_max_write(MAX_WRITE_BYTES).is_err()
+            || config.set_max_background(MAX_BACKGROUND).is_err()
+        {
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "request limits out of range"));
         }
         self.0.set_negotiated(config.capabilities().bits(), is_passthrough);
@@ -128,7 +132,7 @@ impl Filesystem for GuardFuse {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -144,15 +148,9 @@ impl Filesystem for GuardFuse {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let set = SettableAttributes {
-            mode,
-            uid,
-            gid,
-            size,
-            accessed: set_time(atime),
-            modified: set_time(mtime),
-        };
-        match self.0.set_attributes(ino.0, fh.map(|fh| fh.0), set) {
+        let set =
+            SettableAttributes { mode, uid, gid, size, accessed: set_time(atime), modified: set_time(mtime) };
+        match self.0.set_attributes(caller(request), ino.0, fh.map(|fh| fh.0), set) {
             Ok((stat, ttl)) => reply.attr(&ttl, &file_attributes(&stat, convert::shown_ino(ino.0, &stat))),
             Err(error) => reply.error(errno(error)),
         }
@@ -199,7 +197,14 @@ impl Filesystem for GuardFuse {
         reply_empty(reply, self.0.remove_directory(parent.0, name));
     }
 
-    fn symlink(&self, request: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
         reply_entry(reply, self.0.make_symlink(caller(request), parent.0, link_name, target.as_os_str()));
     }
 
@@ -221,8 +226,8 @@ impl Filesystem for GuardFuse {
         reply_entry(reply, self.0.link(ino.0, newparent.0, newname));
     }
 
-    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.0.open(ino.0, convert::open_flags(flags.0)) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        match self.0.open(caller(request), ino.0, convert::open_flags(flags.0)) {
             Ok(opened) => self.opened(reply, &opened),
             Err(error) => reply.error(errno(error)),
         }
@@ -276,7 +281,14 @@ impl Filesystem for GuardFuse {
         }
     }
 
-    fn flush(&self, _request: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         // Every write(2) has reached the backing file before it returned: there is nothing left to flush.
         reply.ok();
     }
@@ -311,7 +323,14 @@ impl Filesystem for GuardFuse {
         }
     }
 
-    fn readdir(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
         let result = self.0.read_directory(fh.0, offset, |entry| {
             let ino = INodeNo(entry.ino);
             let is_full = reply.add(ino, entry.next_offset, convert::listed_type(entry.kind), entry.name);
@@ -528,4 +547,3 @@ impl Filesystem for GuardFuse {
         }
     }
 }
-

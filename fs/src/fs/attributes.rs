@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
-use super::{GuardFs, borrow};
+use super::{Caller, GuardFs, borrow};
 use crate::backing::{Stat, proc_path, stat_of};
 use crate::sys::identity;
 
@@ -32,6 +32,18 @@ pub(crate) struct SettableAttributes {
     pub(crate) modified: SetTime,
 }
 
+impl SettableAttributes {
+    /// No change at all.
+    const NOTHING: Self = Self {
+        mode: None,
+        uid: None,
+        gid: None,
+        size: None,
+        accessed: SetTime::Keep,
+        modified: SetTime::Keep,
+    };
+}
+
 impl GuardFs {
     /// Returns a node's attributes and how long they may be trusted.
     ///
@@ -52,12 +64,19 @@ impl GuardFs {
     /// As chown(2), chmod(2), truncate(2) and utimensat(2).
     pub(crate) fn set_attributes(
         &self,
+        caller: Caller,
         node: u64,
         number: Option<u64>,
         set: SettableAttributes,
     ) -> Result<(Stat, Duration), Errno> {
         identity::assume_nobody()?;
         let fd = self.node_fd(node)?;
+        if set == SettableAttributes::NOTHING {
+            // Two calls arrive like this: chown(2) to nobody in particular, and the order to drop privilege bits
+            // before fallocate(2) or copy_file_range(2) of a caller without CAP_FSETID. Both drop setuid,
+            // setgid and security.capability, as this does.
+            rustix::fs::chownat(borrow(&fd), "", None, None, AtFlags::EMPTY_PATH)?;
+        }
         // chown first: it strips setuid bits that a mode in the same request may set.
         if (set.uid.is_some() || set.gid.is_some()) && !self.is_squashed() {
             let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
@@ -67,7 +86,7 @@ impl GuardFs {
             self.set_mode(borrow(&fd), node, mode)?;
         }
         if let Some(size) = set.size {
-            self.set_size(node, number, size)?;
+            self.set_size(caller, borrow(&fd), node, number, size)?;
         }
         if (set.accessed, set.modified) != (SetTime::Keep, SetTime::Keep) {
             let times =
@@ -82,18 +101,34 @@ impl GuardFs {
         let mode = if is_dir { mode & 0o7777 } else { self.allowed_mode(mode) };
         let change = || rustix::fs::chmod(proc_path(fd), Mode::from_raw_mode(mode));
         // A setgid bit that is still there is one that the caller may set (`setattr_prepare` in fs/attr.c).
-        if mode & libc::S_ISGID != 0 { identity::with_fsetid(change) } else { change() }
+        if mode & libc::S_ISGID != 0 { identity::with_fsetid(change) } else { change() }?;
+        if mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
+            self.open_inodes.note_privileged(node);
+        }
+        Ok(())
     }
 
-    fn set_size(&self, node: u64, number: Option<u64>, size: u64) -> Result<(), Errno> {
-        if let Some(open_file) = number.and_then(|number| self.files.get(number).ok())
-            && open_file.is_writer()
-        {
-            return rustix::fs::ftruncate(open_file.file(self)?, size);
-        }
-        let inode = self.table.get(node)?;
-        let file = self.backing.open(&inode.handle, OFlags::WRONLY | OFlags::NONBLOCK)?;
-        rustix::fs::ftruncate(file, size)
+    fn set_size(
+        &self,
+        caller: Caller,
+        fd: BorrowedFd<'_>,
+        node: u64,
+        number: Option<u64>,
+        size: u64,
+    ) -> Result<(), Errno> {
+        let mode = u32::from(stat_of(fd)?.stx_mode);
+        let keeps_privilege = mode & (libc::S_ISUID | libc::S_ISGID) != 0 && caller.has_fsetid();
+        let truncate = || {
+            if let Some(open_file) = number.and_then(|number| self.files.get(number).ok())
+                && open_file.is_writer()
+            {
+                return rustix::fs::ftruncate(open_file.file(self)?, size);
+            }
+            let inode = self.table.get(node)?;
+            let file = self.backing.open(&inode.handle, OFlags::WRONLY | OFlags::NONBLOCK)?;
+            rustix::fs::ftruncate(file, size)
+        };
+        if keeps_privilege { identity::with_fsetid(truncate) } else { truncate() }
     }
 }
 

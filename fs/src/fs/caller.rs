@@ -26,6 +26,13 @@ impl Caller {
         self.gid == gid || self.status().is_ok_and(|status| status.may_keep_setgid(gid))
     }
 
+    /// Whether the caller holds CAP_FSETID, which keeps setuid and setgid bits over a truncation.
+    ///
+    /// Reads /proc as above; every uid but 0 is taken for an ordinary user.
+    pub(crate) fn has_fsetid(self) -> bool {
+        self.uid == 0 && self.status().is_ok_and(|status| status.has_fsetid())
+    }
+
     fn status(self) -> Result<Status, Errno> {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid))
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
@@ -55,7 +62,11 @@ impl Status {
     }
 
     fn may_keep_setgid(&self, gid: u32) -> bool {
-        self.groups.contains(&gid) || self.effective_capabilities & CAP_FSETID_BIT != 0
+        self.groups.contains(&gid) || self.has_fsetid()
+    }
+
+    fn has_fsetid(&self) -> bool {
+        self.effective_capabilities & CAP_FSETID_BIT != 0
     }
 }
 

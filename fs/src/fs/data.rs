@@ -80,7 +80,7 @@ impl GuardFs {
                 }
             }
         };
-        if open_file.was_privileged && origin == WriteOrigin::Privileged {
+        if origin == WriteOrigin::Privileged && open_file.may_be_privileged() {
             identity::with_fsetid(write)
         } else {
             write()
@@ -106,7 +106,10 @@ impl GuardFs {
         let mode = u32::try_from(mode).map_err(|_| Errno::OPNOTSUPP)?;
         let mode = FallocateFlags::from_bits(mode).ok_or(Errno::OPNOTSUPP)?;
         identity::assume_nobody()?;
-        rustix::fs::fallocate(open_file.file(self)?, mode, offset, length)
+        let file = open_file.file(self)?;
+        let allocate = || rustix::fs::fallocate(file, mode, offset, length);
+        // Where the bits have to go, the kernel has said so in a request of its own (`file_modified`).
+        if open_file.may_be_privileged() { identity::with_fsetid(allocate) } else { allocate() }
     }
 
     /// Finds the next data or hole.
@@ -129,12 +132,7 @@ impl GuardFs {
     ///
     /// # Errors
     /// As copy_file_range(2).
-    pub(crate) fn copy_range(
-        &self,
-        from: (u64, u64),
-        to: (u64, u64),
-        length: u64,
-    ) -> Result<usize, Errno> {
+    pub(crate) fn copy_range(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Result<usize, Errno> {
         let (source, target) = (self.files.get(from.0)?, self.files.get(to.0)?);
         if !target.is_writer() {
             return Err(Errno::BADF);
@@ -142,12 +140,17 @@ impl GuardFs {
         identity::assume_nobody()?;
         let (mut read_at, mut write_at) = (from.1, to.1);
         let length = usize::try_from(length.min(MAX_COPY_BYTES)).map_err(|_| Errno::OVERFLOW)?;
-        rustix::fs::copy_file_range(
-            source.file(self)?,
-            Some(&mut read_at),
-            target.file(self)?,
-            Some(&mut write_at),
-            length,
-        )
+        let (source_file, target_file) = (source.file(self)?, target.file(self)?);
+        let mut copy = || {
+            rustix::fs::copy_file_range(
+                source_file,
+                Some(&mut read_at),
+                target_file,
+                Some(&mut write_at),
+                length,
+            )
+        };
+        // As for fallocate(2).
+        if target.may_be_privileged() { identity::with_fsetid(copy) } else { copy() }
     }
 }

@@ -51,7 +51,9 @@ impl GuardFs {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let file = match self.backing.open(&inode.handle, flags) {
             // A removed directory that is still somebody's working directory.
-            Err(Errno::STALE) => rustix::fs::openat(&self.node_fd(node)?, ".", flags, rustix::fs::Mode::empty())?,
+            Err(Errno::STALE) => {
+                rustix::fs::openat(&self.node_fd(node)?, ".", flags, rustix::fs::Mode::empty())?
+            }
             result => result?,
         };
         let stream = Stream { file, buffer: Vec::new(), start: 0, end: 0, position: None };

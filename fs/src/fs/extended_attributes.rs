@@ -63,8 +63,12 @@ impl GuardFs {
         if is_private_xattr(name) {
             return Err(Errno::NODATA);
         }
-        let fd = self.node_fd(node)?;
-        rustix::fs::getxattr(proc_path(borrow(&fd)), name, buffer)
+        let path = proc_path(borrow(&self.node_fd(node)?));
+        if buffer.is_empty() {
+            rustix::fs::getxattr_query(path, name)
+        } else {
+            rustix::fs::getxattr(path, name, buffer)
+        }
     }
 
     /// Returns the attributes' names, each ended by a NUL, without the guard's own.

@@ -139,7 +139,8 @@ impl GuardFs {
         } else {
             identity::assume_nobody()?;
         }
-        let names = if flags.contains(RenameFlags::EXCHANGE) { vec![from, to, from, to] } else { vec![from, to] };
+        let names =
+            if flags.contains(RenameFlags::EXCHANGE) { vec![from, to, from, to] } else { vec![from, to] };
         for (dir, name) in &names {
             self.own_mutations.expect(self.directory_key(*dir), name);
         }

@@ -7,7 +7,8 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -45,14 +46,26 @@ pub(crate) struct OpenFile {
     /// Writers have it from the start; a reader only when something reaches the worker after all
     /// (`SEEK_HOLE`, fsync(2), copy_file_range(2), a kernel without passthrough).
     file: OnceLock<OwnedFd>,
-    /// The file had setuid or setgid when it was opened, so that a privileged writer may keep them.
-    pub(super) was_privileged: bool,
+    inode: Arc<OpenInodeState>,
+}
+
+/// What every open of one inode shares.
+#[derive(Default)]
+pub(super) struct OpenInodeState {
+    /// The file may have setuid or setgid, which a writer with CAP_FSETID keeps. Set at open and by chmod(2),
+    /// never cleared: it only decides whether a rare extra step is worth while.
+    may_be_privileged: AtomicBool,
 }
 
 impl OpenFile {
     /// Whether it was opened for reading and writing, so that a shared mapping may write unseen.
     fn may_be_mapped_writable(&self) -> bool {
         self.flags & OFlags::ACCMODE == OFlags::RDWR
+    }
+
+    /// Whether the file may have setuid or setgid bits.
+    pub(super) fn may_be_privileged(&self) -> bool {
+        self.inode.may_be_privileged.load(Ordering::Relaxed)
     }
 
     /// Whether data can be written through it.
@@ -83,6 +96,7 @@ struct OpenInode {
     opens: u32,
     maybe_mapped_writable: u32,
     mode: DataMode,
+    state: Arc<OpenInodeState>,
 }
 
 impl OpenInodes {
@@ -92,6 +106,13 @@ impl OpenInodes {
 
     pub(super) fn may_be_mapped_writable(&self, node: u64) -> bool {
         self.shard(node).lock().get(&node).is_some_and(|inode| inode.maybe_mapped_writable > 0)
+    }
+
+    /// Notes that a file got setuid or setgid bits while it is open.
+    pub(super) fn note_privileged(&self, node: u64) {
+        if let Some(inode) = self.shard(node).lock().get(&node) {
+            inode.state.may_be_privileged.store(true, Ordering::Relaxed);
+        }
     }
 
     fn shard(&self, node: u64) -> &Mutex<FxHashMap<u64, OpenInode>> {
@@ -104,17 +125,24 @@ impl GuardFs {
     ///
     /// # Errors
     /// As open(2) on the backing file.
-    pub(crate) fn open(&self, node: u64, flags: OFlags) -> Result<Opened, Errno> {
+    pub(crate) fn open(&self, caller: Caller, node: u64, flags: OFlags) -> Result<Opened, Errno> {
         identity::assume_nobody()?;
         let inode = self.table.get(node)?;
-        let file = OnceLock::new();
-        let mut was_privileged = false;
-        if flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC) {
-            let opened = self.backing.open(&inode.handle, worker_flags(flags) | (flags & OFlags::TRUNC))?;
-            was_privileged = is_privileged(opened.as_fd())?;
-            file.get_or_init(|| opened);
+        let is_writer = flags & OFlags::ACCMODE != OFlags::RDONLY;
+        if !is_writer && !flags.contains(OFlags::TRUNC) {
+            return self.enter(node, worker_flags(flags), None, false);
         }
-        self.enter(OpenFile { node, flags: worker_flags(flags), file, was_privileged })
+        // `O_RDONLY | O_TRUNC` truncates on Linux, which ftruncate(2) does not do through such a descriptor.
+        let access = if is_writer { worker_flags(flags) } else { OFlags::WRONLY };
+        let opened = self.backing.open(&inode.handle, access)?;
+        let is_privileged = has_privileged_mode(opened.as_fd())?;
+        if flags.contains(OFlags::TRUNC) {
+            // Apart from the opening, because the bits of a privileged file stay if the caller may keep them.
+            let truncate = || rustix::fs::ftruncate(&opened, 0);
+            if is_privileged && caller.has_fsetid() { identity::with_fsetid(truncate) } else { truncate() }?;
+        }
+        let file = is_writer.then_some(opened);
+        self.enter(node, worker_flags(flags), file, is_privileged)
     }
 
     /// Creates a regular file and opens it.
@@ -149,26 +177,33 @@ impl GuardFs {
             Err(errno) => {
                 self.own_mutations.retract(self.directory_key(parent), name);
                 if errno == Errno::EXIST && !flags.contains(OFlags::EXCL) {
-                    return self.open_existing(parent, name, flags);
+                    return self.open_existing(caller, parent, name, flags);
                 }
                 return Err(errno);
             }
         };
         let child = self.backing.of_fd(opened.as_fd())?;
         let mut entry = self.entry(child)?;
-        let file = OnceLock::from(opened);
-        let was_privileged = mode & (libc::S_ISUID | libc::S_ISGID) != 0;
-        let open_file = OpenFile { node: entry.node, flags: worker_flags(flags), file, was_privileged };
-        let opened = self.enter(open_file).inspect_err(|_| self.forget(entry.node, 1))?;
+        let is_privileged = mode & (libc::S_ISUID | libc::S_ISGID) != 0;
+        let opened = self
+            .enter(entry.node, worker_flags(flags), Some(opened), is_privileged)
+            .inspect_err(|_| self.forget(entry.node, 1))?;
         entry.attribute_ttl = self.attribute_ttl(entry.node);
         Ok((entry, opened))
     }
 
     /// Somebody else created the file between the kernel's lookup and our create, below the mount.
-    fn open_existing(&self, parent: u64, name: &OsStr, flags: OFlags) -> Result<(Entry, Opened), Errno> {
+    fn open_existing(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        flags: OFlags,
+    ) -> Result<(Entry, Opened), Errno> {
         let entry = self.lookup(parent, name)?;
         let file_type = u32::from(entry.stat.stx_mode) & libc::S_IFMT;
-        let opened = if file_type == libc::S_IFREG { self.open(entry.node, flags) } else { Err(Errno::STALE) };
+        let opened =
+            if file_type == libc::S_IFREG { self.open(caller, entry.node, flags) } else { Err(Errno::STALE) };
         let opened = opened.inspect_err(|_| self.forget(entry.node, 1))?;
         Ok((entry, opened))
     }
@@ -183,11 +218,18 @@ impl GuardFs {
         Ok(())
     }
 
-    fn enter(&self, open_file: OpenFile) -> Result<Opened, Errno> {
-        let node = open_file.node;
-        let is_writer = open_file.is_writer();
-        let maybe_mapped = open_file.may_be_mapped_writable();
-        let mode = self.acquire_data_mode(node, maybe_mapped)?;
+    fn enter(
+        &self,
+        node: u64,
+        flags: OFlags,
+        file: Option<OwnedFd>,
+        is_privileged: bool,
+    ) -> Result<Opened, Errno> {
+        let maybe_mapped = flags & OFlags::ACCMODE == OFlags::RDWR;
+        let (mode, inode) = self.acquire_data_mode(node, maybe_mapped)?;
+        if is_privileged {
+            inode.may_be_privileged.store(true, Ordering::Relaxed);
+        }
         if maybe_mapped {
             // Attributes from before this open must not hide what a mapping changes from now on. Only
             // attributes: that takes no lock which a request of this inode could hold.
@@ -196,6 +238,9 @@ impl GuardFs {
                 Err(errno) => tracing::debug!(ino = node, %errno, "cannot invalidate attributes at open"),
             }
         }
+        let open_file =
+            OpenFile { node, flags, file: file.map_or_else(OnceLock::new, OnceLock::from), inode };
+        let is_writer = open_file.is_writer();
         match self.files.insert(open_file) {
             Ok(number) => Ok(Opened { number, mode, is_writer }),
             Err(errno) => {
@@ -210,7 +255,11 @@ impl GuardFs {
     }
 
     /// Counts one more open; the first one decides how the inode's data flows.
-    fn acquire_data_mode(&self, node: u64, maybe_mapped: bool) -> Result<DataMode, Errno> {
+    fn acquire_data_mode(
+        &self,
+        node: u64,
+        maybe_mapped: bool,
+    ) -> Result<(DataMode, Arc<OpenInodeState>), Errno> {
         // Opened before the lock is taken: it is needed for the first open only, and mostly cached then.
         let fd = if self.is_passthrough() { Some(self.node_fd(node)?) } else { None };
         let mut shard = self.open_inodes.shard(node).lock();
@@ -218,12 +267,13 @@ impl GuardFs {
             opens: 0,
             maybe_mapped_writable: 0,
             mode: fd.map_or(DataMode::Cached, |fd| self.register_backing(node, borrow(&fd))),
+            state: Arc::default(),
         });
         inode.opens += 1;
         inode.maybe_mapped_writable += u32::from(maybe_mapped);
         let (opens, mode) = (inode.opens, inode.mode);
         self.table.set_opens(node, opens, mode.backing_id());
-        Ok(mode)
+        Ok((mode, inode.state.clone()))
     }
 
     fn register_backing(&self, node: u64, fd: BorrowedFd<'_>) -> DataMode {
@@ -280,7 +330,7 @@ fn worker_flags(flags: OFlags) -> OFlags {
     flags & (OFlags::ACCMODE | OFlags::APPEND | OFlags::SYNC | OFlags::DSYNC)
 }
 
-fn is_privileged(file: BorrowedFd<'_>) -> Result<bool, Errno> {
+fn has_privileged_mode(file: BorrowedFd<'_>) -> Result<bool, Errno> {
     let mode = rustix::fs::fstat(file)?.st_mode;
     Ok(mode & (libc::S_ISUID | libc::S_ISGID) != 0)
 }

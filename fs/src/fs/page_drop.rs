@@ -61,8 +61,9 @@ impl PageDrop {
 impl Worker {
     fn start(device: Arc<FuseDevice>) -> Option<Self> {
         let (nodes, receiver) = channel();
-        let spawned =
-            std::thread::Builder::new().name("wsguard-pages".into()).spawn(move || drop_pages(&device, &receiver));
+        let spawned = std::thread::Builder::new()
+            .name("wsguard-pages".into())
+            .spawn(move || drop_pages(&device, &receiver));
         match spawned {
             Ok(thread) => Some(Self { nodes, thread }),
             Err(error) => {

@@ -153,7 +153,8 @@ fn shown_time(time: &StatxTimestamp) -> SystemTime {
 
 fn system_time(seconds: i64, nanos: u32) -> SystemTime {
     let distance = Duration::from_secs(seconds.unsigned_abs());
-    let whole = if seconds >= 0 { UNIX_EPOCH.checked_add(distance) } else { UNIX_EPOCH.checked_sub(distance) };
+    let whole =
+        if seconds >= 0 { UNIX_EPOCH.checked_add(distance) } else { UNIX_EPOCH.checked_sub(distance) };
     whole.and_then(|whole| whole.checked_add(Duration::from_nanos(nanos.into()))).unwrap_or(UNIX_EPOCH)
 }
 
