@@ -334,6 +334,7 @@ fn piped_list_is_neither_cut_nor_coloured_and_json_is_what_the_daemon_said() {
         "owner_uid": 4_000_000_000u32, "owner_gid": 1, "ownership": "squash", "state": {"kind": "mounted"},
         "from_roots": false, "data_path": {"kind": "passthrough"}, "coherence": {"kind": "starting"},
         "backing": null, "mounted_at": null, "inodes_known": 1, "open_handles": 0, "changed_outside": null,
+        "bypassing": [],
     });
     let list = serde_json::json!({
         "schema": 1, "generated_at": "2030-01-01T00:00:00Z", "items": [workspace],

@@ -82,6 +82,11 @@ impl Backing {
         &self.root
     }
 
+    /// Returns the device that the root lies on.
+    pub(crate) fn root_device(&self) -> u64 {
+        rustix::fs::makedev(self.root_stat.stx_dev_major, self.root_stat.stx_dev_minor)
+    }
+
     /// Returns the attributes that the root had when the workspace was opened.
     pub(crate) fn root_stat(&self) -> &Stat {
         &self.root_stat
@@ -201,7 +206,8 @@ fn fd_cache() -> &'static FdCache {
 
 impl FdCache {
     fn new(capacity: usize) -> Self {
-        let each = std::num::NonZeroUsize::new(capacity / CACHE_SHARDS).unwrap_or(std::num::NonZeroUsize::MIN);
+        let each =
+            std::num::NonZeroUsize::new(capacity / CACHE_SHARDS).unwrap_or(std::num::NonZeroUsize::MIN);
         let shards = (0..CACHE_SHARDS)
             .map(|_| Mutex::new(LruCache::with_hasher(each, rustc_hash::FxBuildHasher)))
             .collect();

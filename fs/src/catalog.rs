@@ -104,13 +104,21 @@ impl Catalog {
     /// Adds a workspace or replaces the one with the same id, and takes its directory off the list of
     /// forgotten ones.
     pub(crate) fn put(&mut self, record: &WorkspaceRecord) -> Result<(), CatalogError> {
+        self.put_all(std::slice::from_ref(record))
+    }
+
+    /// Does what [`Self::put`] does for all of them, with one wait for the disk.
+    pub(crate) fn put_all(&mut self, records: &[WorkspaceRecord]) -> Result<(), CatalogError> {
         let mut write = || {
             let transaction = self.connection.transaction()?;
-            rows::upsert(&transaction, record)?;
-            transaction.execute("DELETE FROM forgotten WHERE dir = ?1", [record.dir.to_string_lossy()])?;
+            for record in records {
+                rows::upsert(&transaction, record)?;
+                transaction
+                    .execute("DELETE FROM forgotten WHERE dir = ?1", [record.dir.to_string_lossy()])?;
+            }
             transaction.commit()
         };
-        write().map_err(failed("store a workspace"))
+        write().map_err(failed("store workspaces"))
     }
 
     /// Removes a workspace that was never mounted.

@@ -1,7 +1,7 @@
 //! The daemon's settings: one file, read once into a type that cannot be wrong.
 //!
 //! Precedence, strongest first: command-line flag, environment, file, default. The command line resolves the
-//! first two into [`DaemonOptions`](crate::daemon::DaemonOptions); this module adds the file and the defaults.
+//! first two into [`DaemonOptions`]; this module adds the file and the defaults.
 //! Every error names the file, the line, the key and, for a misspelt key, the nearest valid one.
 
 use std::path::{Path, PathBuf};
@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 use wsguard_api::{DEFAULT_CONFIG_FILE, DEFAULT_RUNTIME_DIR, DEFAULT_STATE_DIR};
-
-use crate::daemon::DaemonOptions;
 
 /// Overrides `[log] level`; read nowhere else.
 pub const LOG_ENV: &str = "WSGUARD_LOG";
@@ -36,6 +34,17 @@ const KEYS: &[(&str, &[&str])] = &[
     ("watch", &["max-directories"]),
     ("log", &["level", "format"]),
 ];
+
+/// What the command line and the environment say; `None` leaves it to the config file and the defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DaemonOptions {
+    /// Where the catalog is.
+    pub state_dir: Option<PathBuf>,
+    /// Where the socket and the mounts are.
+    pub runtime_dir: Option<PathBuf>,
+    /// The config file.
+    pub config: Option<PathBuf>,
+}
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

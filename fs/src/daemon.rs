@@ -6,30 +6,16 @@
 
 mod directories;
 mod keeper;
-mod link;
 mod log;
-mod protocol;
 mod worker;
 
 use std::path::PathBuf;
 
 use wsguard_api::{ApiError, ErrorCode};
 
-pub(crate) use link::{KeeperLink, LinkError, OpenedSession};
-pub(crate) use protocol::SessionId;
+pub use crate::config::DaemonOptions;
 
 use crate::config::{Config, ConfigError};
-
-/// What the command line and the environment say; `None` leaves it to the config file and the defaults.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DaemonOptions {
-    /// Where the catalog is.
-    pub state_dir: Option<PathBuf>,
-    /// Where the socket and the mounts are.
-    pub runtime_dir: Option<PathBuf>,
-    /// The config file.
-    pub config: Option<PathBuf>,
-}
 
 /// Why the daemon did not start or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -167,10 +153,19 @@ pub fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     result
 }
 
+/// How a worker ended that did not fail on its own account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerEnd {
+    /// Everything is unmounted or reported.
+    Stopped,
+    /// It could not start. The keeper knows why and says it; the worker only exits with the code.
+    KeeperTold(ErrorCode),
+}
+
 /// Runs a worker for the keeper at the other end of the standard input.
 ///
 /// # Errors
-/// As [`run`]; the keeper is told, too.
-pub fn run_worker(options: DaemonOptions) -> Result<(), DaemonError> {
+/// As [`run`], except for what the keeper was told.
+pub fn run_worker(options: DaemonOptions) -> Result<WorkerEnd, DaemonError> {
     worker::run(&options)
 }

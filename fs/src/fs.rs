@@ -14,16 +14,17 @@ mod data;
 mod directory;
 mod extended_attributes;
 mod namespace;
+mod once;
 mod open_files;
 mod page_drop;
+mod reclaim;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use rustix::io::Errno;
 
@@ -35,8 +36,11 @@ pub(crate) use open_files::{DataMode, Opened};
 use crate::backing::{Backing, Child, Stat};
 use crate::handle::HandleTable;
 use crate::inode::{Inode, InodeTable, ROOT_NODE};
+use crate::journal::Journal;
+use crate::state::{DIRECTORIES, FILES, mark};
 use crate::sys::device::{FuseDevice, Invalidate};
 use crate::sys::identity::Identity;
+use crate::sys::shared_memory::SharedMemory;
 use crate::watcher::{ChangeSink, OwnMutations, Watcher};
 
 /// How long the kernel may trust what it was told while every foreign edit is reported to it.
@@ -46,10 +50,6 @@ const WATCHED_TTL: Duration = Duration::from_secs(3600);
 const WATCHED_TTL_WITHOUT_EPOCH: Duration = Duration::from_secs(10);
 /// How long otherwise.
 const UNWATCHED_TTL: Duration = Duration::from_secs(1);
-
-/// Deleted inodes whose descriptor is kept because the kernel still knows them (a working directory, an
-/// `O_PATH` descriptor). Beyond that many, such an inode answers ESTALE.
-const MAX_PINNED: usize = 1024;
 
 /// Who new files belong to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,6 +68,8 @@ pub enum OwnershipPolicy {
 /// See the module.
 pub(crate) struct GuardFs {
     backing: Backing,
+    memory: Arc<SharedMemory>,
+    journal: Journal,
     table: InodeTable,
     files: HandleTable<open_files::OpenFile>,
     directories: HandleTable<directory::OpenDirectory>,
@@ -78,8 +80,16 @@ pub(crate) struct GuardFs {
     own_mutations: Arc<OwnMutations>,
     watcher: OnceLock<Watcher>,
     watched_ttl: OnceLock<Duration>,
-    pinned: Mutex<FxHashMap<u64, Arc<OwnedFd>>>,
+    reclaim: reclaim::Reclaim,
     page_drop: page_drop::PageDrop,
+}
+
+/// The tables that outlive a worker.
+struct Tables {
+    table: InodeTable,
+    files: HandleTable<open_files::OpenFile>,
+    directories: HandleTable<directory::OpenDirectory>,
+    open_inodes: open_files::OpenInodes,
 }
 
 /// A node with its attributes, as replies carry it. The kernel's reference is already counted.
@@ -92,34 +102,84 @@ pub(crate) struct Entry {
 }
 
 impl GuardFs {
-    /// Puts a filesystem over `backing`.
+    /// Puts a filesystem over `backing` that nobody has used yet.
+    ///
+    /// # Errors
+    /// As [`InodeTable::create`].
     pub(crate) fn new(
         backing: Backing,
-        table: InodeTable,
+        memory: Arc<SharedMemory>,
+        device: Arc<FuseDevice>,
+        ownership: OwnershipPolicy,
+    ) -> Result<Self, Errno> {
+        let table = InodeTable::create(memory.clone(), backing.root_handle(), backing.root_device())?;
+        let files = HandleTable::new(memory.clone(), FILES, mark::FILES);
+        let directories = HandleTable::new(memory.clone(), DIRECTORIES, mark::DIRECTORIES);
+        let open_inodes = open_files::OpenInodes::new();
+        Ok(Self::over(backing, memory, device, ownership, Tables { table, files, directories, open_inodes }))
+    }
+
+    /// Takes over what a worker before this one left in `memory`. Requests may come as soon as this returns.
+    pub(crate) fn attach(
+        backing: Backing,
+        memory: Arc<SharedMemory>,
         device: Arc<FuseDevice>,
         ownership: OwnershipPolicy,
     ) -> Self {
+        let (table, registered) = InodeTable::attach(memory.clone(), backing.root_device());
+        let ids: FxHashMap<u64, u32> = registered.iter().copied().collect();
+        let open_inodes = open_files::OpenInodes::new();
+        let files = HandleTable::attach(memory.clone(), FILES, mark::FILES, |remembered| {
+            let id = ids.get(&remembered.node).copied().unwrap_or(0);
+            open_files::OpenFile::remembered(remembered, open_inodes.restore(remembered, id))
+        });
+        let directories = HandleTable::attach(
+            memory.clone(),
+            DIRECTORIES,
+            mark::DIRECTORIES,
+            directory::OpenDirectory::remembered,
+        );
+        // Registered, but the last release of the inode was under way when the worker died.
+        for (node, id) in registered.into_iter().filter(|(node, _)| !open_inodes.contains(*node)) {
+            table.set_opens(node, 0, 0);
+            if let Err(errno) = device.close_backing(id) {
+                tracing::debug!(ino = node, %errno, "cannot close a backing id that was left over");
+            }
+        }
+        Self::over(backing, memory, device, ownership, Tables { table, files, directories, open_inodes })
+    }
+
+    fn over(
+        backing: Backing,
+        memory: Arc<SharedMemory>,
+        device: Arc<FuseDevice>,
+        ownership: OwnershipPolicy,
+        tables: Tables,
+    ) -> Self {
+        let Tables { table, files, directories, open_inodes } = tables;
         Self {
             backing,
+            journal: Journal::open(memory.clone()),
+            memory,
             table,
-            files: HandleTable::new(),
-            directories: HandleTable::new(),
-            open_inodes: open_files::OpenInodes::new(),
+            files,
+            directories,
+            open_inodes,
             device,
             ownership,
             is_passthrough: AtomicBool::new(false),
             own_mutations: Arc::new(OwnMutations::new()),
             watcher: OnceLock::new(),
             watched_ttl: OnceLock::new(),
-            pinned: Mutex::new(FxHashMap::default()),
+            reclaim: reclaim::Reclaim::default(),
             page_drop: page_drop::PageDrop::new(),
         }
     }
 
     /// Remembers what was negotiated with the kernel.
     pub(crate) fn set_negotiated(&self, capability_bits: u64, is_passthrough: bool) {
-        self.table.set_capabilities(capability_bits);
         self.is_passthrough.store(is_passthrough, Ordering::Release);
+        crate::state::seal(&self.memory, capability_bits);
     }
 
     /// Starts to watch the backing tree for edits that bypass the mount.
@@ -192,7 +252,7 @@ impl GuardFs {
     fn node_fd(&self, node: u64) -> Result<Arc<OwnedFd>, Errno> {
         let inode = self.table.get(node)?;
         match self.backing.path_fd(&inode.handle) {
-            Err(Errno::STALE) => self.pinned.lock().get(&node).cloned().ok_or(Errno::STALE),
+            Err(Errno::STALE) => self.reclaim.pinned(node).ok_or(Errno::STALE),
             result => result,
         }
     }
@@ -241,20 +301,16 @@ impl GuardFs {
     /// Takes back references of the kernel.
     pub(crate) fn forget(&self, node: u64, lookups: u64) {
         let Some(inode) = self.table.forget(node, lookups) else { return };
-        self.backing.forget(&inode.handle);
-        let pinned = self.pinned.lock().remove(&node);
-        drop(pinned);
+        self.reclaim.while_closing(|| self.backing.forget(&inode.handle));
+        self.reclaim.unpin(node);
     }
 
     /// Keeps a deleted inode reachable for as long as the kernel knows it.
     fn pin(&self, node: u64, fd: OwnedFd) {
-        let mut pinned = self.pinned.lock();
-        if pinned.len() < MAX_PINNED {
-            pinned.insert(node, Arc::new(fd));
-        }
+        self.reclaim.pin(node, fd);
         // The kernel may have forgotten the node before it was pinned.
         if !self.table.knows(node) {
-            pinned.remove(&node);
+            self.reclaim.unpin(node);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Only this module and its parts know `fuser`. Every handler runs to its end on the session thread that read
 //! the request; nothing here blocks on another request.
 
+pub(crate) mod connection;
 mod convert;
 mod sys;
 
@@ -23,6 +24,7 @@ use fuser::{
 use rustix::io::Errno;
 
 use crate::fs::{Caller, Entry, GuardFs, Opened, ReadTarget, SettableAttributes, WriteOrigin};
+use crate::journal::Running;
 use convert::{errno, file_attributes, set_time};
 
 /// Largest request payload; the kernel's own limit is 256 pages, and larger ones measured slower.
@@ -52,6 +54,10 @@ thread_local! {
 pub(crate) struct GuardFuse(pub(crate) Arc<GuardFs>);
 
 impl GuardFuse {
+    fn begin(&self, request: &Request) -> Running<'_> {
+        self.0.begin(request.unique().0)
+    }
+
     fn opened(&self, reply: ReplyOpen, opened: &Opened) {
         let flags = convert::open_reply_flags(opened);
         match convert::backing_id(opened) {
@@ -107,8 +113,8 @@ impl Filesystem for GuardFuse {
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.0.lookup(parent.0, name) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.0.once_lookup(&self.begin(request), parent.0, name) {
             // A negative entry: node 0 with a time to live, so that a repeated failing stat(2) stays in the
             // kernel.
             Err(Errno::NOENT) => {
@@ -123,8 +129,10 @@ impl Filesystem for GuardFuse {
         self.0.forget(ino.0, nlookup);
     }
 
-    fn getattr(&self, _request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.0.attributes(ino.0, fh.map(|fh| fh.0)) {
+    fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let attributes =
+            self.begin(request).check().and_then(|()| self.0.attributes(ino.0, fh.map(|fh| fh.0)));
+        match attributes {
             Ok((stat, ttl)) => reply.attr(&ttl, &file_attributes(&stat, convert::shown_ino(ino.0, &stat))),
             Err(error) => reply.error(errno(error)),
         }
@@ -150,14 +158,18 @@ impl Filesystem for GuardFuse {
     ) {
         let set =
             SettableAttributes { mode, uid, gid, size, accessed: set_time(atime), modified: set_time(mtime) };
-        match self.0.set_attributes(caller(request), ino.0, fh.map(|fh| fh.0), set) {
+        let number = fh.map(|fh| fh.0);
+        let done = self.0.once(&self.begin(request), |_| {
+            self.0.set_attributes(caller(request), ino.0, number, set).map(|()| 0)
+        });
+        match done.and_then(|_| self.0.attributes(ino.0, number)) {
             Ok((stat, ttl)) => reply.attr(&ttl, &file_attributes(&stat, convert::shown_ino(ino.0, &stat))),
             Err(error) => reply.error(errno(error)),
         }
     }
 
-    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.0.read_link(ino.0) {
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.begin(request).check().and_then(|()| self.0.read_link(ino.0)) {
             Ok(target) => reply.data(target.as_encoded_bytes()),
             Err(error) => reply.error(errno(error)),
         }
@@ -174,7 +186,8 @@ impl Filesystem for GuardFuse {
         reply: ReplyEntry,
     ) {
         let device = convert::device_numbers(rdev);
-        reply_entry(reply, self.0.make_node(caller(request), parent.0, name, mode, umask, device));
+        let make = || self.0.make_node(caller(request), parent.0, name, mode, umask, device);
+        reply_entry(reply, self.0.once_entry(&self.begin(request), parent.0, name, make));
     }
 
     fn mkdir(
@@ -186,15 +199,18 @@ impl Filesystem for GuardFuse {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        reply_entry(reply, self.0.make_directory(caller(request), parent.0, name, mode, umask));
+        let make = || self.0.make_directory(caller(request), parent.0, name, mode, umask);
+        reply_entry(reply, self.0.once_entry(&self.begin(request), parent.0, name, make));
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.0.unlink(parent.0, name));
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let unlink = || self.0.unlink(parent.0, name);
+        reply_empty(reply, self.0.once_unless(&self.begin(request), Errno::NOENT, unlink));
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.0.remove_directory(parent.0, name));
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let remove = || self.0.remove_directory(parent.0, name);
+        reply_empty(reply, self.0.once_unless(&self.begin(request), Errno::NOENT, remove));
     }
 
     fn symlink(
@@ -205,7 +221,8 @@ impl Filesystem for GuardFuse {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        reply_entry(reply, self.0.make_symlink(caller(request), parent.0, link_name, target.as_os_str()));
+        let make = || self.0.make_symlink(caller(request), parent.0, link_name, target.as_os_str());
+        reply_entry(reply, self.0.once_entry(&self.begin(request), parent.0, link_name, make));
     }
 
     fn rename(
@@ -218,16 +235,18 @@ impl Filesystem for GuardFuse {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let result = self.0.rename(caller(request), (parent.0, name), (newparent.0, newname), flags.bits());
-        reply_empty(reply, result);
+        let (from, to) = ((parent.0, name), (newparent.0, newname));
+        reply_empty(reply, self.0.rename(&self.begin(request), caller(request), from, to, flags.bits()));
     }
 
-    fn link(&self, _request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        reply_entry(reply, self.0.link(ino.0, newparent.0, newname));
+    fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let link = || self.0.link(ino.0, newparent.0, newname);
+        reply_entry(reply, self.0.once_entry(&self.begin(request), newparent.0, newname, link));
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.0.open(caller(request), ino.0, convert::open_flags(flags.0)) {
+        let (running, flags) = (self.begin(request), convert::open_flags(flags.0));
+        match self.0.once_opened(&running, || self.0.open(&running, caller(request), ino.0, flags)) {
             Ok(opened) => self.opened(reply, &opened),
             Err(error) => reply.error(errno(error)),
         }
@@ -235,7 +254,7 @@ impl Filesystem for GuardFuse {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -249,7 +268,8 @@ impl Filesystem for GuardFuse {
             if buffer.len() < size {
                 buffer.resize(size, 0);
             }
-            match self.0.read(fh.0, offset, &mut buffer[..size]) {
+            let running = self.begin(request);
+            match running.check().and_then(|()| self.0.read(fh.0, offset, &mut buffer[..size])) {
                 Ok(length) => reply.data(&buffer[..length]),
                 Err(error) => reply.error(errno(error)),
             }
@@ -259,7 +279,7 @@ impl Filesystem for GuardFuse {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -274,7 +294,7 @@ impl Filesystem for GuardFuse {
         } else {
             WriteOrigin::Privileged
         };
-        match self.0.write(fh.0, offset, data, origin) {
+        match self.0.write(&self.begin(request), fh.0, offset, data, origin) {
             // At most the request's own length, which is a u32.
             Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
             Err(error) => reply.error(errno(error)),
@@ -295,7 +315,7 @@ impl Filesystem for GuardFuse {
 
     fn release(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -303,15 +323,23 @@ impl Filesystem for GuardFuse {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, self.0.release(fh.0));
+        reply_empty(reply, self.0.release(&self.begin(request), fh.0));
     }
 
-    fn fsync(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        reply_empty(reply, self.0.sync_file(fh.0, datasync));
+    fn fsync(&self, request: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let running = self.begin(request);
+        reply_empty(reply, running.check().and_then(|()| self.0.sync_file(fh.0, datasync)));
     }
 
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.0.open_directory(ino.0) {
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let running = self.begin(request);
+        let opened = self.0.once(&running, |again| {
+            if let Some(number) = again.and_then(|notes| notes.number) {
+                self.0.discard_directory(number);
+            }
+            self.0.open_directory(&running, ino.0).map(u64::cast_signed)
+        });
+        match opened.map(i64::cast_unsigned) {
             Ok(number) => {
                 // The kernel keeps the listing until something in the directory changes. Where foreign edits
                 // are not reported it must not: it would never notice.
@@ -325,16 +353,19 @@ impl Filesystem for GuardFuse {
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let result = self.0.read_directory(fh.0, offset, |entry| {
-            let ino = INodeNo(entry.ino);
-            let is_full = reply.add(ino, entry.next_offset, convert::listed_type(entry.kind), entry.name);
-            if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        let running = self.begin(request);
+        let result = running.check().and_then(|()| {
+            self.0.read_directory(fh.0, offset, |entry| {
+                let ino = INodeNo(entry.ino);
+                let is_full = reply.add(ino, entry.next_offset, convert::listed_type(entry.kind), entry.name);
+                if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
         });
         match result {
             Ok(()) => reply.ok(),
@@ -344,34 +375,37 @@ impl Filesystem for GuardFuse {
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let result = self.0.read_directory_plus(fh.0, offset, |listed, entry| {
-            let next = listed.next_offset;
-            let is_full = match entry {
-                Some(entry) => reply.add(
-                    INodeNo(entry.node),
-                    next,
-                    listed.name,
-                    &entry.attribute_ttl.min(entry.entry_ttl),
-                    &file_attributes(&entry.stat, entry.node),
-                    Generation(entry.generation.into()),
-                ),
-                // Node 0: only a name, no reference (`fuse_direntplus_link` in fs/fuse/readdir.c).
-                None => reply.add(
-                    INodeNo(0),
-                    next,
-                    listed.name,
-                    &std::time::Duration::ZERO,
-                    &convert::dot_attributes(listed.ino),
-                    Generation(0),
-                ),
-            };
-            !is_full
+        let running = self.begin(request);
+        let result = running.check().and_then(|()| {
+            self.0.read_directory_plus(fh.0, offset, |listed, entry| {
+                let next = listed.next_offset;
+                let is_full = match entry {
+                    Some(entry) => reply.add(
+                        INodeNo(entry.node),
+                        next,
+                        listed.name,
+                        &entry.attribute_ttl.min(entry.entry_ttl),
+                        &file_attributes(&entry.stat, entry.node),
+                        Generation(entry.generation.into()),
+                    ),
+                    // Node 0: only a name, no reference (`fuse_direntplus_link` in fs/fuse/readdir.c).
+                    None => reply.add(
+                        INodeNo(0),
+                        next,
+                        listed.name,
+                        &std::time::Duration::ZERO,
+                        &convert::dot_attributes(listed.ino),
+                        Generation(0),
+                    ),
+                };
+                !is_full
+            })
         });
         match result {
             Ok(()) => reply.ok(),
@@ -381,21 +415,22 @@ impl Filesystem for GuardFuse {
 
     fn releasedir(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, self.0.release_directory(fh.0));
+        reply_empty(reply, self.0.release_directory(&self.begin(request), fh.0));
     }
 
-    fn fsyncdir(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        reply_empty(reply, self.0.sync_directory(fh.0, datasync));
+    fn fsyncdir(&self, request: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let running = self.begin(request);
+        reply_empty(reply, running.check().and_then(|()| self.0.sync_directory(fh.0, datasync)));
     }
 
-    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match self.0.backing().statvfs() {
+    fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.begin(request).check().and_then(|()| self.0.backing().statvfs()) {
             Ok(stat) => reply.statfs(
                 stat.f_blocks,
                 stat.f_bfree,
@@ -420,20 +455,22 @@ impl Filesystem for GuardFuse {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, self.0.set_xattr(caller(request), ino.0, name, value, flags));
+        let set = || self.0.set_xattr(caller(request), ino.0, name, value, flags);
+        reply_empty(reply, self.0.once_unless(&self.begin(request), Errno::EXIST, set));
     }
 
-    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let mut buffer = vec![0; size.min(MAX_WRITE_BYTES) as usize];
-        match self.0.xattr(ino.0, name, &mut buffer) {
+        let running = self.begin(request);
+        match running.check().and_then(|()| self.0.xattr(ino.0, name, &mut buffer)) {
             Ok(length) if size == 0 => reply.size(u32::try_from(length).unwrap_or(u32::MAX)),
             Ok(length) => reply.data(&buffer[..length]),
             Err(error) => reply.error(errno(error)),
         }
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.0.xattr_names(ino.0) {
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        match self.begin(request).check().and_then(|()| self.0.xattr_names(ino.0)) {
             Ok(names) if size == 0 => reply.size(u32::try_from(names.len()).unwrap_or(u32::MAX)),
             Ok(names) if names.len() <= size as usize => reply.data(&names),
             Ok(_) => reply.error(errno(Errno::RANGE)),
@@ -441,8 +478,9 @@ impl Filesystem for GuardFuse {
         }
     }
 
-    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.0.remove_xattr(ino.0, name));
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let remove = || self.0.remove_xattr(ino.0, name);
+        reply_empty(reply, self.0.once_unless(&self.begin(request), Errno::NODATA, remove));
     }
 
     fn create(
@@ -456,7 +494,15 @@ impl Filesystem for GuardFuse {
         reply: ReplyCreate,
     ) {
         let flags = convert::open_flags(flags);
-        let (entry, opened) = match self.0.create(caller(request), parent.0, name, mode, umask, flags) {
+        let (running, caller) = (self.begin(request), caller(request));
+        let created = self.0.once_created(
+            &running,
+            parent.0,
+            name,
+            || self.0.create(&running, caller, parent.0, name, mode, umask, flags),
+            || self.0.open_existing(&running, caller, parent.0, name, flags),
+        );
+        let (entry, opened) = match created {
             Ok(created) => created,
             Err(error) => return reply.error(errno(error)),
         };
@@ -502,7 +548,7 @@ impl Filesystem for GuardFuse {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -510,19 +556,21 @@ impl Filesystem for GuardFuse {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, self.0.fallocate(fh.0, mode, offset, length));
+        let done =
+            self.0.once(&self.begin(request), |_| self.0.fallocate(fh.0, mode, offset, length).map(|()| 0));
+        reply_empty(reply, done.map(drop));
     }
 
     fn lseek(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        match self.0.seek(fh.0, offset, whence) {
+        match self.begin(request).check().and_then(|()| self.0.seek(fh.0, offset, whence)) {
             Ok(offset) => reply.offset(i64::try_from(offset).unwrap_or(i64::MAX)),
             Err(error) => reply.error(errno(error)),
         }
@@ -530,7 +578,7 @@ impl Filesystem for GuardFuse {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -541,7 +589,8 @@ impl Filesystem for GuardFuse {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        match self.0.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), length) {
+        let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
+        match self.0.copy_range(&self.begin(request), from, to, length) {
             Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
             Err(error) => reply.error(errno(error)),
         }

@@ -8,8 +8,7 @@
 //! nothing (ESTALE).
 //!
 //! The table lives in a memfd that the keeper holds as well, one 64-byte line an inode, so that another worker
-//! can take over (`on-disk formats` in DURABILITY.md describes the layout). What lives here besides is an index
-//! that can be rebuilt from it.
+//! can take over ([`crate::state`]). What lives here besides is an index that can be rebuilt from it.
 //!
 //! Invariant: `lookups` of a node is the number of references that the kernel holds, counted exactly: raised by
 //! one before each reply that carries the node, lowered by FORGET. At 0 the line is free.
@@ -17,7 +16,7 @@
 //! Locks: one of [`SHARDS`] shard locks for a few instructions, never across a system call other than giving a
 //! page back.
 
-use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashTable;
@@ -25,22 +24,15 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use rustix::io::Errno;
 
+use crate::state::{DEVICES, INODES, mark};
 use crate::sys::handle::FileHandle;
-use crate::sys::shared_memory::{LINE_BYTES, LINES_PER_PAGE, Line, PAGE_BYTES, SharedMemory};
+use crate::sys::shared_memory::{LINES_PER_PAGE, Line, SharedMemory};
 
 /// The root's node, fixed by the protocol (`FUSE_ROOT_ID`).
 pub(crate) const ROOT_NODE: u64 = 1;
 
 /// Locks that the index is divided by.
 const SHARDS: usize = 64;
-/// Inodes the table has room for; empty pages cost nothing.
-const MAX_INODES: usize = 1 << 26;
-/// Lines before the first inode: the header page.
-const HEADER_LINES: usize = LINES_PER_PAGE;
-/// `wsguard\0` as a number.
-const MAGIC: u64 = u64::from_le_bytes(*b"wsguard\0");
-/// Raised when the layout changes.
-const TABLE_VERSION: u64 = 1;
 /// Where a second, third … filesystem's index is folded into a node number.
 const DEVICE_SHIFT: u32 = 54;
 /// Filesystems (btrfs subvolumes) below one workspace.
@@ -55,14 +47,6 @@ mod word {
     /// Backing id in the low half, open count in the high half.
     pub(super) const OPENS: usize = 3;
     pub(super) const HANDLE: usize = 4;
-}
-
-/// Words of the header line.
-mod header {
-    pub(super) const MAGIC: usize = 0;
-    pub(super) const VERSION: usize = 1;
-    pub(super) const CAPABILITIES: usize = 2;
-    pub(super) const BLOCKS_USED: usize = 3;
 }
 
 /// A copy of one line: what an operation needs to know of an inode.
@@ -87,7 +71,7 @@ impl Inode {
 
 /// See the module.
 pub(crate) struct InodeTable {
-    memory: SharedMemory,
+    memory: Arc<SharedMemory>,
     shards: Vec<Mutex<Shard>>,
     next_block: AtomicU32,
     free_blocks: Mutex<Vec<u32>>,
@@ -107,24 +91,40 @@ struct Shard {
 }
 
 impl InodeTable {
-    /// Maps the table in `state` and puts the root in.
+    /// Starts an empty table with the root in it.
     ///
     /// # Errors
-    /// `EPROTO` when the memory holds a table of another version; as mmap(2).
+    /// `ENFILE`, which cannot happen in an empty table.
     pub(crate) fn create(
-        state: BorrowedFd<'_>,
+        memory: Arc<SharedMemory>,
         root: FileHandle,
         root_device: u64,
     ) -> Result<Self, Errno> {
-        let bytes = PAGE_BYTES + MAX_INODES * LINE_BYTES;
-        let memory = SharedMemory::map(state, bytes)?;
-        let head = memory.line(0);
-        if head[header::MAGIC].load(Ordering::Acquire) != 0 {
-            return Err(Errno::PROTO);
+        let table = Self::empty(memory, root_device);
+        let root =
+            Inode { node: ROOT_NODE, generation: root.generation(), file_type: libc::S_IFDIR, handle: root };
+        table.add_lookup(&root)?;
+        Ok(table)
+    }
+
+    /// Takes over the table that a worker before this one left.
+    ///
+    /// Returns the nodes for which a backing id is registered as well.
+    pub(crate) fn attach(memory: Arc<SharedMemory>, root_device: u64) -> (Self, Vec<(u64, u32)>) {
+        let table = Self::empty(memory, root_device);
+        let blocks = table.memory.line(mark::INODES)[0].load(Ordering::Acquire);
+        let blocks = u32::try_from(blocks).unwrap_or(u32::MAX).min((INODES.lines / LINES_PER_PAGE) as u32);
+        table.next_block.store(blocks, Ordering::Relaxed);
+        let mut registered = Vec::new();
+        for block in 0..blocks {
+            table.attach_block(block, &mut registered);
         }
-        head[header::VERSION].store(TABLE_VERSION, Ordering::Release);
-        head[header::MAGIC].store(MAGIC, Ordering::Release);
-        let table = Self {
+        table.attach_devices();
+        (table, registered)
+    }
+
+    fn empty(memory: Arc<SharedMemory>, root_device: u64) -> Self {
+        Self {
             memory,
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::default())).collect(),
             next_block: AtomicU32::new(0),
@@ -132,15 +132,53 @@ impl InodeTable {
             known: AtomicU64::new(0),
             devices: Mutex::new(Vec::new()),
             root_device,
-        };
-        let root = Inode { node: ROOT_NODE, generation: root.generation(), file_type: libc::S_IFDIR, handle: root };
-        table.add_lookup(&root)?;
-        Ok(table)
+        }
     }
 
-    /// Remembers what was negotiated with the kernel, for a worker that takes over.
-    pub(crate) fn set_capabilities(&self, bits: u64) {
-        self.memory.line(0)[header::CAPABILITIES].store(bits, Ordering::Release);
+    /// All live lines of a block belong to one shard: the one that had taken it.
+    fn attach_block(&self, block: u32, registered: &mut Vec<(u64, u32)>) {
+        let first = block * LINES_PER_PAGE as u32;
+        let mut live = Vec::new();
+        let mut free = u64::MAX;
+        for bit in 0..LINES_PER_PAGE as u32 {
+            let node = self.line(first + bit)[word::NODE].load(Ordering::Acquire);
+            if node != 0 {
+                let opens = self.line(first + bit)[word::OPENS].load(Ordering::Acquire);
+                if opens & 0xffff_ffff != 0 {
+                    registered.push((node, (opens & 0xffff_ffff) as u32));
+                }
+                free &= !(1 << bit);
+                live.push((node, first + bit));
+            }
+        }
+        let Some((owner, _)) = live.first() else {
+            self.free_blocks.lock().push(block);
+            return;
+        };
+        let mut shard = self.shard(*owner).lock();
+        shard.blocks.insert(block, free);
+        if free != 0 {
+            shard.available.push(block);
+        }
+        let hasher = |slot: &u32| hash(self.line(*slot)[word::NODE].load(Ordering::Acquire));
+        for (node, slot) in &live {
+            shard.index.insert_unique(hash(*node), *slot, hasher);
+        }
+        self.known.fetch_add(live.len() as u64, Ordering::Relaxed);
+    }
+
+    fn attach_devices(&self) {
+        let mut devices = self.devices.lock();
+        for position in 0..MAX_DEVICES {
+            match self.device_word(position).load(Ordering::Acquire) {
+                0 => break,
+                device => devices.push(device),
+            }
+        }
+    }
+
+    fn device_word(&self, position: usize) -> &AtomicU64 {
+        &self.memory.line(DEVICES.first + position / 8)[position % 8]
     }
 
     /// Returns the node number for a backing inode.
@@ -155,6 +193,7 @@ impl InodeTable {
             let position = match devices.iter().position(|known| *known == device) {
                 Some(position) => position,
                 None if devices.len() < MAX_DEVICES => {
+                    self.device_word(devices.len()).store(device, Ordering::Release);
                     devices.push(device);
                     devices.len() - 1
                 }
@@ -192,6 +231,8 @@ impl InodeTable {
         if let Some(slot) = shard.find(self, inode.node) {
             let line = self.line(slot);
             if read_inode(line) != *inode {
+                // Without a number while it changes: a successor takes no half of each.
+                line[word::NODE].store(0, Ordering::Release);
                 write_inode(line, inode);
             }
             line[word::LOOKUPS].fetch_add(1, Ordering::AcqRel);
@@ -259,7 +300,7 @@ impl InodeTable {
     }
 
     fn line(&self, slot: u32) -> &Line {
-        self.memory.line(HEADER_LINES + slot as usize)
+        self.memory.line(INODES.first + slot as usize)
     }
 
     fn allocate(&self, shard: &mut Shard) -> Result<u32, Errno> {
@@ -283,11 +324,11 @@ impl InodeTable {
             return Ok(block);
         }
         let block = self.next_block.fetch_add(1, Ordering::Relaxed);
-        if block as usize >= MAX_INODES / LINES_PER_PAGE {
+        if block as usize >= INODES.lines / LINES_PER_PAGE {
             self.next_block.fetch_sub(1, Ordering::Relaxed);
             return Err(Errno::NFILE);
         }
-        self.memory.line(0)[header::BLOCKS_USED].fetch_max(u64::from(block) + 1, Ordering::AcqRel);
+        self.memory.line(mark::INODES)[0].fetch_max(u64::from(block) + 1, Ordering::AcqRel);
         Ok(block)
     }
 
@@ -305,7 +346,7 @@ impl InodeTable {
         if is_empty && shard.available.len() > 1 {
             shard.available.retain(|other| *other != block);
             shard.blocks.remove(&block);
-            self.memory.release_page(HEADER_LINES + block as usize * LINES_PER_PAGE);
+            self.memory.release_page(INODES.first + block as usize * LINES_PER_PAGE);
             self.free_blocks.lock().push(block);
         }
     }
@@ -355,10 +396,8 @@ fn write_inode(line: &Line, inode: &Inode) {
     }
     let generation = inode.generation.to_le_bytes();
     let file_type = (inode.file_type as u16).to_le_bytes();
-    let shape = [
-        generation[0], generation[1], generation[2], generation[3],
-        file_type[0], file_type[1], kind, len,
-    ];
+    let shape =
+        [generation[0], generation[1], generation[2], generation[3], file_type[0], file_type[1], kind, len];
     line[word::SHAPE].store(u64::from_le_bytes(shape), Ordering::Release);
     line[word::NODE].store(inode.node, Ordering::Release);
 }
@@ -373,8 +412,12 @@ mod tests {
     use super::*;
 
     fn table() -> InodeTable {
-        let state = rustix::fs::memfd_create("table", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        InodeTable::create(state.as_fd(), handle(1), 7).unwrap()
+        InodeTable::create(memory(), handle(1), 7).unwrap()
+    }
+
+    fn memory() -> Arc<SharedMemory> {
+        let file = rustix::fs::memfd_create("table", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        crate::state::open(file.as_fd()).unwrap().0
     }
 
     fn handle(seed: u64) -> FileHandle {
@@ -429,20 +472,14 @@ mod tests {
         assert_eq!(table.node_number(8, 300).unwrap(), numbers[1]);
     }
 
-    #[test]
-    fn table_of_another_version_is_refused() {
-        let state = rustix::fs::memfd_create("table", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        drop(InodeTable::create(state.as_fd(), handle(1), 7).unwrap());
-        assert_eq!(InodeTable::create(state.as_fd(), handle(1), 7).err(), Some(Errno::PROTO));
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn table_agrees_with_a_map_of_counts(
             steps in proptest::collection::vec((2_u64..200, 0_u64..2, 0_u64..4), 1..2000)
         ) {
-            let table = table();
+            let memory = memory();
+            let table = InodeTable::create(memory.clone(), handle(1), 7).unwrap();
             let mut model: HashMap<u64, (Inode, u64)> = HashMap::new();
             for (node, life, forget) in steps {
                 if forget == 0 {
@@ -463,9 +500,19 @@ mod tests {
                 }
             }
             prop_assert_eq!(table.known(), model.len() as u64 + 1);
+            // Another worker finds the same.
+            let (table, _) = InodeTable::attach(memory, 7);
+            prop_assert_eq!(table.known(), model.len() as u64 + 1);
             for node in 2..200 {
                 prop_assert_eq!(table.get(node).ok(), model.get(&node).map(|entry| entry.0));
             }
+            for node in 200..400 {
+                table.add_lookup(&inode(node, 0)).unwrap();
+            }
+            for (node, (inode, count)) in model {
+                prop_assert_eq!(table.forget(node, count), Some(inode));
+            }
+            prop_assert_eq!(table.known(), 201);
         }
     }
 }

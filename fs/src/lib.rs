@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   daemon ── keeper: holds /dev/fuse fds and state memfds ── worker: everything below
-//!     control ── workspaces ── mounting, catalog, changed_outside, mount_users
+//!     control ── workspaces ── mounting, catalog, changed_outside, mount_users, keeper_link
 //!                    │
 //!                 session ── fuse (adapter) ── fs (operations) ── inode, handle, backing
 //!                                               │
@@ -21,9 +21,12 @@ mod fs;
 mod fuse;
 mod handle;
 mod inode;
+mod journal;
+mod keeper_link;
 mod mount_users;
 mod mounting;
 pub mod session;
+mod state;
 mod sys;
 mod watcher;
 mod workspaces;

@@ -4,118 +4,119 @@
 //! too. A process that ends meanwhile is left out; one of another pid namespace's children is seen under its
 //! pid here.
 
-use std::collections::BTreeSet;
+mod plain;
+mod process;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use wsguard_api::MountUser;
 
+pub(crate) use plain::{Bypassing, PlainDirectory, Writer, bypassing};
+
 use crate::mounting::mountinfo::{DeviceNumber, MountTable};
 
 /// Users that are listed at most; there may be thousands of threads' worth of them.
 const MOST_USERS: usize = 100;
 
-/// Characters of a container's id that are shown, as `docker ps` does.
-const CONTAINER_ID_SHOWN: usize = 12;
-
-/// Fewest hexadecimal digits that make a path component a container's id.
-const CONTAINER_ID_LENGTH: usize = 64;
-
-/// Returns the processes that hold something on `device`, and one process for each other mount namespace in
-/// which it is mounted. The processes in `but` are left out.
-pub(crate) fn find(device: DeviceNumber, but: &[u32]) -> Vec<MountUser> {
+/// Returns for each of `devices`, in their order, the processes that hold something on it, and one process for
+/// each other mount namespace in which it is mounted. The processes in `but` are left out.
+pub(crate) fn find(devices: &[DeviceNumber], but: &[u32]) -> Vec<Vec<MountUser>> {
     let own_namespace = std::fs::read_link("/proc/self/ns/mnt").ok();
     let mut seen: BTreeSet<PathBuf> = own_namespace.into_iter().collect();
-    let mut users = Vec::new();
-    for pid in processes() {
+    let mut users = vec![Vec::new(); devices.len()];
+    for pid in process::processes() {
         if but.contains(&pid) {
             continue;
         }
-        if users.len() >= MOST_USERS {
-            break;
+        let process = process::directory(pid);
+        let mut holds = held(&process);
+        for device in mounted_elsewhere(&process, &mut seen) {
+            holds.entry(device).or_default().insert("mount in its namespace");
         }
-        let process = Path::new("/proc").join(pid.to_string());
-        let mut holds = held(&process, device);
-        if has_mount_elsewhere(&process, device, &mut seen) {
-            holds.insert("mount in its namespace");
+        for (device, users) in devices.iter().zip(&mut users) {
+            add_users(users, pid, &process, holds.get(device).into_iter().flatten());
         }
-        users.extend(holds.into_iter().map(|what| MountUser {
-            pid,
-            command: command(&process),
-            container: container(&process),
-            holds: what.to_owned(),
-        }));
     }
     users
 }
 
-fn processes() -> Vec<u32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let mut pids: Vec<u32> =
-        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
-    pids.sort_unstable();
-    pids
+fn add_users<'a>(
+    users: &mut Vec<MountUser>,
+    pid: u32,
+    process: &Path,
+    holds: impl Iterator<Item = &'a &'static str>,
+) {
+    let mut holds = holds.take(MOST_USERS.saturating_sub(users.len())).peekable();
+    if holds.peek().is_none() {
+        return;
+    }
+    // One that has ended meanwhile holds nothing any more.
+    let Some(command) = process::command(process) else { return };
+    let container = process::container(process);
+    users.extend(holds.map(|what| MountUser {
+        pid,
+        command: command.clone(),
+        container: container.clone(),
+        holds: (*what).to_owned(),
+    }));
 }
 
-fn held(process: &Path, device: DeviceNumber) -> BTreeSet<&'static str> {
-    let mut holds = BTreeSet::new();
-    for (link, what) in [("cwd", "working directory"), ("root", "root"), ("exe", "memory map")] {
-        if is_on(&process.join(link), device) {
-            holds.insert(what);
+/// What a process holds on each superblock.
+type Holds = BTreeMap<DeviceNumber, BTreeSet<&'static str>>;
+
+fn held(process: &Path) -> Holds {
+    let mut holds = Holds::new();
+    let mut add = |link: &Path, what| {
+        if let Some(device) = device_of(link) {
+            holds.entry(device).or_default().insert(what);
         }
+    };
+    for (link, what) in [("cwd", "working directory"), ("root", "root"), ("exe", "memory map")] {
+        add(&process.join(link), what);
     }
-    let fds = std::fs::read_dir(process.join("fd"));
-    if fds.is_ok_and(|mut fds| fds.any(|fd| fd.is_ok_and(|fd| is_on(&fd.path(), device)))) {
-        holds.insert("open file");
+    // One that just ends, or a thread of the kernel.
+    let fds = std::fs::read_dir(process.join("fd")).into_iter().flatten();
+    for fd in fds.filter_map(Result::ok) {
+        add(&fd.path(), "open file");
     }
-    if maps(process, device) {
-        holds.insert("memory map");
+    for device in mapped(process) {
+        holds.entry(device).or_default().insert("memory map");
     }
     holds
 }
 
 /// With DONT_SYNC and no fields asked for, the kernel answers from what it has: the device is always there.
-fn is_on(link: &Path, device: DeviceNumber) -> bool {
+fn device_of(link: &Path) -> Option<DeviceNumber> {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
-    rustix::fs::statx(CWD, link, flags, StatxFlags::empty())
-        .is_ok_and(|stat| stat.stx_dev_major == device.major && stat.stx_dev_minor == device.minor)
+    let stat = rustix::fs::statx(CWD, link, flags, StatxFlags::empty()).ok()?;
+    Some(DeviceNumber { major: stat.stx_dev_major, minor: stat.stx_dev_minor })
 }
 
 /// The fourth field of a line of maps is the device, hexadecimal.
-fn maps(process: &Path, device: DeviceNumber) -> bool {
-    let Ok(text) = std::fs::read(process.join("maps")) else { return false };
-    let wanted = format!("{:02x}:{:02x}", device.major, device.minor);
-    text.split(|byte| *byte == b'\n')
-        .any(|line| line.split(|byte| *byte == b' ').nth(3) == Some(wanted.as_bytes()))
+fn mapped(process: &Path) -> BTreeSet<DeviceNumber> {
+    let text = std::fs::read(process.join("maps")).unwrap_or_default();
+    let device = |line: &[u8]| {
+        let field = line.split(|byte| *byte == b' ').nth(3)?;
+        let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
+        let number = |digits| u32::from_str_radix(digits, 16).ok();
+        Some(DeviceNumber { major: number(major)?, minor: number(minor)? })
+    };
+    text.split(|byte| *byte == b'\n').filter_map(device).collect()
 }
 
-/// Looks once at each mount namespace.
-fn has_mount_elsewhere(process: &Path, device: DeviceNumber, seen: &mut BTreeSet<PathBuf>) -> bool {
-    let Ok(namespace) = std::fs::read_link(process.join("ns/mnt")) else { return false };
-    if !seen.insert(namespace) {
-        return false;
+/// Looks once at each mount namespace for the superblocks that are mounted in it.
+fn mounted_elsewhere(process: &Path, seen: &mut BTreeSet<PathBuf>) -> BTreeSet<DeviceNumber> {
+    let Ok(namespace) = std::fs::read_link(process.join("ns/mnt")) else { return BTreeSet::new() };
+    if seen.contains(&namespace) {
+        return BTreeSet::new();
     }
-    MountTable::read_from(&process.join("mountinfo"))
-        .is_ok_and(|table| table.of_device(device).next().is_some())
-}
-
-fn command(process: &Path) -> String {
-    std::fs::read(process.join("comm"))
-        .map(|name| String::from_utf8_lossy(&name).trim_end().to_owned())
-        .unwrap_or_else(|_| "?".to_owned())
-}
-
-fn container(process: &Path) -> Option<String> {
-    container_in(&std::fs::read_to_string(process.join("cgroup")).ok()?)
-}
-
-/// Finds the id in a cgroup path such as `/docker/<id>` or `/system.slice/docker-<id>.scope`.
-fn container_in(cgroup: &str) -> Option<String> {
-    cgroup
-        .split(['/', '\n', '-', '.', ':'])
-        .rfind(|part| part.len() == CONTAINER_ID_LENGTH && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
-        .map(|id| id.chars().take(CONTAINER_ID_SHOWN).collect())
+    // One that just ends has no table; another process may show the same namespace.
+    let Ok(table) = MountTable::read_from(&process.join("mountinfo")) else { return BTreeSet::new() };
+    seen.insert(namespace);
+    table.entries().iter().filter(|entry| entry.is_wsguard()).map(|entry| entry.device).collect()
 }
 
 /// Returns the users as one line for a log.
@@ -135,24 +136,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn container_id_is_found_in_both_cgroup_layouts() {
-        let id = "0123456789abcdef".repeat(4);
-        for cgroup in
-            [format!("12:pids:/docker/{id}\n1:name=x:/\n"), format!("0::/system.slice/docker-{id}.scope\n")]
-        {
-            assert_eq!(container_in(&cgroup).as_deref(), Some("0123456789ab"));
-        }
-        assert_eq!(container_in("0::/user.slice/user-1000.slice\n"), None);
-    }
-
-    #[test]
     fn open_file_of_another_process_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let file = std::fs::File::create(dir.path().join("f")).unwrap();
         let stat = rustix::fs::fstat(&file).unwrap();
         let device =
             DeviceNumber { major: rustix::fs::major(stat.st_dev), minor: rustix::fs::minor(stat.st_dev) };
-        let holds = held(Path::new("/proc/self"), device);
-        assert!(holds.contains("open file"), "{holds:?}");
+        let holds = held(Path::new("/proc/self"));
+        assert!(holds[&device].contains("open file"), "{holds:?}");
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! [`mount`] takes the backing directory first, lets a session answer the kernel while nothing is attached yet,
 //! and attaches last: at the root-owned place for containers, then in place. A failure at any step undoes all
-//! earlier ones. [`unmount`] goes the other way and reports who was in the way. Both run on the driver thread.
+//! earlier ones. [`unmount`] goes the other way. The driver thread calls both; when the daemon stops, it lets other
+//! threads help to unmount.
 
 mod abilities;
 mod attach;
@@ -23,7 +24,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use tracing::{info, warn};
-use wsguard_api::{BackingInfo, Coherence, DataPath, MountUser};
+use wsguard_api::{BackingInfo, Coherence, DataPath};
 
 pub(crate) use error::MountError;
 pub(crate) use place::{Occupied, check_form, check_name, check_no_mounts_below, check_overlap, check_own};
@@ -35,8 +36,7 @@ use place::Place;
 use root::BackingRoot;
 
 use crate::catalog::DirectoryIdentity;
-use crate::daemon::{KeeperLink, OpenedSession, SessionId};
-use crate::mount_users;
+use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
 use crate::session::{OwnershipPolicy, Session, SessionError, SessionOptions, SessionStats};
 
 /// How long a session may take to end after its last mount is gone.
@@ -99,13 +99,13 @@ impl std::fmt::Debug for Mounted {
     }
 }
 
-/// What [`unmount`] did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Unmounted {
+/// How [`unmount`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unmounted {
+    /// Nobody holds anything on the superblock; it is gone.
+    Released,
     /// It was in use and was detached.
-    pub(crate) detached: bool,
-    /// Who used it.
-    pub(crate) users: Vec<MountUser>,
+    Detached,
 }
 
 /// Who owns a directory, found when a workspace is registered.
@@ -361,9 +361,10 @@ fn remove_source(source: &Place) {
 /// Takes every mount of the superblock in this namespace away, the one that users see first and the root-owned
 /// one last. What is in use is detached: its users keep what they hold as long as the daemon lives.
 ///
-/// `patience` is how long the superblock may take to go before its users are looked up.
-pub(crate) fn unmount(mounted: &Mounted, but: &[u32], patience: Duration) -> Result<Unmounted, MountError> {
-    let mut outcome = Unmounted { detached: false, users: Vec::new() };
+/// `patience` is how long the superblock may take to go before somebody must be holding it. Different guards can
+/// be taken away on different threads at once.
+pub(crate) fn unmount(mounted: &Mounted, patience: Duration) -> Result<Unmounted, MountError> {
+    let mut outcome = Unmounted::Released;
     for _ in 0..MOST_MOUNTS {
         let table = MountTable::read()?;
         let Some(entry) = next_to_unmount(&table, mounted) else { break };
@@ -375,10 +376,7 @@ pub(crate) fn unmount(mounted: &Mounted, but: &[u32], patience: Duration) -> Res
         match unmount_top(&place, UnmountFlags::empty()) {
             Ok(()) => {}
             Err(MountError::Path { errno: Errno::BUSY, .. }) => {
-                if outcome.users.is_empty() {
-                    outcome.users = mount_users::find(mounted.device, but);
-                }
-                outcome.detached = true;
+                outcome = Unmounted::Detached;
                 unmount_top(&place, UnmountFlags::DETACH)?;
             }
             Err(error) => return Err(error),
@@ -387,10 +385,9 @@ pub(crate) fn unmount(mounted: &Mounted, but: &[u32], patience: Duration) -> Res
             remove_source(&place);
         }
     }
-    if !outcome.detached && !wait_until(patience, || mounted.session.is_finished()) {
+    if outcome == Unmounted::Released && !wait_until(patience, || mounted.session.is_finished()) {
         // Nothing here holds it, so a mount in another namespace or a passed descriptor does.
-        outcome.users = mount_users::find(mounted.device, but);
-        outcome.detached = !mounted.session.is_finished();
+        outcome = Unmounted::Detached;
     }
     Ok(outcome)
 }
@@ -452,6 +449,11 @@ impl Mounted {
     /// Returns whether the superblock is gone and nobody answers any more.
     pub(crate) fn is_finished(&self) -> bool {
         self.session.is_finished()
+    }
+
+    /// Returns its superblock's number.
+    pub(crate) fn device(&self) -> DeviceNumber {
+        self.device
     }
 
     /// Returns what the session counts.

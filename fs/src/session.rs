@@ -16,8 +16,8 @@ use wsguard_api::{Coherence, DataPath};
 use crate::backing::Backing;
 use crate::fs::GuardFs;
 pub use crate::fs::OwnershipPolicy;
-use crate::fuse::GuardFuse;
-use crate::inode::InodeTable;
+use crate::fuse::connection;
+use crate::state::Found;
 use crate::sys::device::FuseDevice;
 
 /// How a session serves.
@@ -88,7 +88,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Answers the pending INIT and serves the mount from then on.
+    /// Serves a mount from now on: answers its pending INIT, or, if `state` holds the tables of a worker before
+    /// this one, takes over from that worker, including the requests that it had not answered.
     ///
     /// `device` is a descriptor of a `/dev/fuse` that is already mounted, `state` the memfd of the inode table,
     /// `root` the detached clone of the backing directory.
@@ -104,19 +105,23 @@ impl Session {
         let name = options.name.clone();
         let backing_error = |source| SessionError::Backing { name: name.clone(), source };
         let table_error = |source| SessionError::Table { name: name.clone(), source };
-        let backing = Backing::new(root).map_err(backing_error)?;
-        let root_stat = backing.root_stat();
-        let root_device = rustix::fs::makedev(root_stat.stx_dev_major, root_stat.stx_dev_minor);
-        let table =
-            InodeTable::create(state.as_fd(), backing.root_handle(), root_device).map_err(table_error)?;
         let connection_error = |source| SessionError::Connection { name: name.clone(), source };
-        let own_device = device.try_clone().map_err(connection_error)?;
-        let fs = Arc::new(GuardFs::new(backing, table, Arc::new(FuseDevice::new(own_device)), options.ownership));
 
-        let mut config = fuser::Config::default();
-        config.n_threads = Some(options.threads.max(1));
-        let session = fuser::Session::from_fd(GuardFuse(fs.clone()), device, fuser::SessionACL::All, config)
-            .map_err(connection_error)?;
+        let backing = Backing::new(root).map_err(backing_error)?;
+        let (memory, found) = crate::state::open(state.as_fd()).map_err(table_error)?;
+        let own_device = Arc::new(FuseDevice::new(device.try_clone().map_err(connection_error)?));
+        let (fs, session) = match found {
+            Found::Fresh => {
+                let fs = GuardFs::new(backing, memory, own_device, options.ownership).map_err(table_error)?;
+                let fs = Arc::new(fs);
+                (fs.clone(), connection::connect(fs, device, options.threads))
+            }
+            Found::Tables { capabilities } => {
+                let fs = Arc::new(GuardFs::attach(backing, memory, own_device.clone(), options.ownership));
+                (fs.clone(), connection::reconnect(fs, &own_device, capabilities, options.threads))
+            }
+        };
+        let session = session.map_err(connection_error)?;
         let thread = std::thread::Builder::new()
             .name(format!("fuse {name}"))
             .spawn(move || session.run())
@@ -135,7 +140,9 @@ impl Session {
         if self.fs.is_passthrough() {
             DataPath::Passthrough
         } else {
-            DataPath::Cached { reason: "the kernel does not offer FUSE passthrough (Linux 6.9 or newer has it)".into() }
+            DataPath::Cached {
+                reason: "the kernel does not offer FUSE passthrough (Linux 6.9 or newer has it)".into(),
+            }
         }
     }
 

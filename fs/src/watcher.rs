@@ -9,9 +9,27 @@
 //! watch and about 1 KiB of kernel memory per directory, hence the limit. Changes that another machine makes
 //! on a network filesystem raise no events; such a backing is never watched.
 //!
-//! What it does not do: it does not see stores through a mapping before the file is closed, and it cannot tell
-//! our own data writes from foreign ones. Both are reported as content changes, debounced, once per file and
-//! window. Own namespace changes are told apart by [`OwnMutations`].
+//! What it does not do: it does not see stores through a mapping, which raise no event, so the times of a file
+//! that is changed that way from outside show when cached attributes expire. (Asking for closes as well would
+//! tell that a file may have been changed, after the fact.) It cannot tell our own data writes from foreign
+//! ones: all of them are reported as content changes, debounced, once per file and window. Own namespace
+//! changes are told apart by [`OwnMutations`].
+//!
+//! Where it breaks its promise: `notify` forgets directories that are deleted one after the other and looks at
+//! all others each time, and reads no events meanwhile. `rm -rf` of 2,000 watched directories delays the next
+//! report by nothing, of 5,000 by 0.7 s, of 10,000 by 6 s, events being lost and all caches dropped.
+//!
+//! What it costs, as CPU time of an operation below, both threads included, without and with a watch of 2,000
+//! directories (medians on two busy cores, Linux 6.18; differences below 0.3 µs are noise):
+//!
+//! | operation | without | with | what for |
+//! |---|---|---|---|
+//! | open and close a file for reading | 2.5 µs | 2.7 µs | nothing |
+//! | write 4 KiB | 0.9 µs | 1.9 µs | one event, mostly merged |
+//! | open, write one byte, close | 3.6 µs | 6.5 µs | one event |
+//! | create and unlink, announced | 27 µs | 30 µs | two events |
+//! | mkdir and rmdir, announced | 37 µs | 116 µs | a watch that begins and ends |
+//! | announce one change and consume it | < 1 ns | 0.15 µs | |
 //!
 //! Two threads per watcher, neither of them a FUSE thread: `notify`'s reads events and sorts them, ours
 //! (`wsguard-watch`) opens directories and calls the sink with no lock held. An event takes the lock of what is

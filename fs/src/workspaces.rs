@@ -4,6 +4,7 @@
 //! writer: it owns the catalog and runs one job at a time on its own thread, so a slow mount delays other jobs
 //! but no `status`. Requests reach it as [`Job`]s through [`Jobs`].
 
+mod busy;
 mod discovery;
 mod driver;
 mod jobs;

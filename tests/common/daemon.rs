@@ -10,8 +10,12 @@ use rustix::process::Signal;
 use wsguard_api::{DaemonStatus, Workspace, WorkspaceList};
 
 use crate::{
-    Output, Run, Scratch, children, is_alive, kill, process::wait_for_exit, require::note, unmount_below,
-    wait_until, watchdog::Watchdog, wsguard_binary,
+    Output, Run, Scratch, children, is_alive, kill,
+    process::{Process, wait_for_exit},
+    require::note,
+    unmount_below, wait_until,
+    watchdog::Watchdog,
+    wsguard_binary,
 };
 
 /// How long a daemon may take until it answers.
@@ -33,7 +37,7 @@ pub struct Daemon {
     watchdog: Watchdog,
     options: DaemonBuilder,
     keeper: Option<Child>,
-    workers: Vec<u32>,
+    workers: Vec<Process>,
     scratch: Scratch,
 }
 
@@ -217,7 +221,7 @@ impl Daemon {
             }
             self.socket().exists() && self.cli(["status", "--json"]).code == 0
         });
-        self.workers.extend(children(keeper));
+        self.workers = children(keeper).into_iter().filter_map(Process::open).collect();
     }
 
     /// Sends SIGTERM and waits for the end; panics with the log if it takes longer than 15 s.
@@ -243,16 +247,13 @@ impl Daemon {
     /// Kills keeper and worker at once with SIGKILL; their mounts stay behind, dead.
     pub fn kill_all(&mut self) {
         let Some(mut keeper) = self.keeper.take() else { return };
-        self.workers.extend(children(keeper.id()));
+        self.workers.extend(children(keeper.id()).into_iter().filter_map(Process::open));
         // The keeper first: it must not start another worker.
         kill(keeper.id(), Signal::KILL);
-        for worker in self.workers.drain(..).filter(|worker| is_worker(*worker)) {
-            kill(worker, Signal::KILL);
-            // Not `is_alive`: the first thread may be a zombie while another one still closes the connection.
-            assert!(
-                wait_for_exit(worker, STOP_TIMEOUT),
-                "worker {worker} is there {STOP_TIMEOUT:?} after SIGKILL"
-            );
+        for worker in self.workers.drain(..) {
+            worker.kill();
+            // All its threads: the last one to go closes the connection.
+            assert!(worker.wait_for_exit(STOP_TIMEOUT), "a worker is there {STOP_TIMEOUT:?} after SIGKILL");
         }
         keeper.wait().expect("a killed child can be waited for");
     }
@@ -288,7 +289,7 @@ impl Daemon {
 
     pub(crate) fn stop_in_drop(&mut self) {
         let Some(keeper) = &self.keeper else { return };
-        self.workers.extend(children(keeper.id()));
+        self.workers.extend(children(keeper.id()).into_iter().filter_map(Process::open));
         kill(keeper.id(), Signal::TERM);
         if !wait_for_exit(keeper.id(), STOP_TIMEOUT) {
             note(&format!("the keeper (pid {}) ignored SIGTERM for {STOP_TIMEOUT:?}", keeper.id()));
@@ -312,15 +313,6 @@ impl Drop for Daemon {
             note(&format!("still mounted: {left:?}"));
         }
     }
-}
-
-/// Tells whether a recorded pid is still one of ours and not a later process with the same number.
-fn is_worker(pid: u32) -> bool {
-    is_alive(pid)
-        && fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| {
-            // A rebuilt binary shows as "… (deleted)".
-            exe.to_string_lossy().trim_end_matches(" (deleted)").ends_with("/wsguard")
-        })
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-use std::{fs, time::Duration};
+use std::{fs, os::fd::OwnedFd, time::Duration};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal},
 };
 
 /// Returns the pids of the processes whose parent is `pid`.
@@ -30,7 +31,7 @@ pub fn command_line(pid: u32) -> String {
 pub fn kill(pid: u32, signal: Signal) {
     let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
     match kill_process(process, signal) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Ok(()) | Err(Errno::SRCH) => {}
         Err(error) => panic!("cannot send {signal:?} to process {pid}: {error}"),
     }
 }
@@ -48,17 +49,41 @@ pub fn resident_bytes(pid: u32) -> u64 {
     kibibytes * 1024
 }
 
+/// A process held by a descriptor, so that its number cannot come to mean another one.
+pub(crate) struct Process {
+    descriptor: OwnedFd,
+}
+
+impl Process {
+    /// Takes hold of a process; `None` if it is gone.
+    pub(crate) fn open(pid: u32) -> Option<Self> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(descriptor) => Some(Self { descriptor }),
+            Err(Errno::SRCH) => None,
+            Err(error) => panic!("cannot watch process {pid:?}: {error}"),
+        }
+    }
+
+    /// Sends SIGKILL; a process that has ended already is not an error.
+    pub(crate) fn kill(&self) {
+        match pidfd_send_signal(&self.descriptor, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => panic!("cannot kill a process: {error}"),
+        }
+    }
+
+    /// Waits until all its threads have ended (it may still be a zombie) and tells whether they did in time.
+    pub(crate) fn wait_for_exit(&self, timeout: Duration) -> bool {
+        let limit = Timespec::try_from(timeout).expect("a timeout fits into a timespec");
+        let mut watched = [PollFd::new(&self.descriptor, PollFlags::IN)];
+        poll(&mut watched, Some(&limit)).is_ok_and(|ready| ready > 0)
+    }
+}
+
 /// Waits until the process has exited (it may still be a zombie) and tells whether it did in time.
 pub(crate) fn wait_for_exit(pid: u32, timeout: Duration) -> bool {
-    let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return true };
-    let descriptor = match pidfd_open(process, PidfdFlags::empty()) {
-        Ok(descriptor) => descriptor,
-        Err(rustix::io::Errno::SRCH) => return true,
-        Err(error) => panic!("cannot watch process {pid}: {error}"),
-    };
-    let limit = Timespec::try_from(timeout).expect("a timeout fits into a timespec");
-    let mut watched = [PollFd::new(&descriptor, PollFlags::IN)];
-    poll(&mut watched, Some(&limit)).is_ok_and(|ready| ready > 0)
+    Process::open(pid).is_none_or(|process| process.wait_for_exit(timeout))
 }
 
 /// Returns field `index` of `/proc/PID/stat`, counted after the command name (0 = state, 1 = parent).

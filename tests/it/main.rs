@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod busy;
+#[cfg(test)]
 mod changed_outside;
 #[cfg(test)]
 mod cli;
@@ -14,13 +16,19 @@ mod containers;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod many;
+#[cfg(test)]
 mod plain_files;
+#[cfg(test)]
+mod repair;
 #[cfg(test)]
 mod roots;
 #[cfg(test)]
 mod scale;
 #[cfg(test)]
 mod squash;
+#[cfg(test)]
+mod starting;
 #[cfg(test)]
 mod suites;
 #[cfg(test)]

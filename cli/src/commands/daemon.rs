@@ -4,7 +4,7 @@ use std::error::Error;
 
 use clap::Args;
 use wsguard_api::ErrorCode;
-use wsguard_fs::daemon::{self, DaemonError, DaemonOptions};
+use wsguard_fs::daemon::{self, DaemonError, DaemonOptions, WorkerEnd};
 
 use crate::error::{CliError, ExitStatus};
 use crate::help;
@@ -53,8 +53,16 @@ pub fn run(args: &DaemonArgs, settings: &Settings) -> Result<ExitStatus, CliErro
     if args.detached {
         leave_session()?;
     }
-    let ended = if args.worker { daemon::run_worker(options) } else { daemon::run(options) };
-    ended.map(|()| ExitStatus::Success).map_err(|error| cli_error(&error))
+    let ended = if args.worker {
+        daemon::run_worker(options)
+    } else {
+        daemon::run(options).map(|()| WorkerEnd::Stopped)
+    };
+    match ended {
+        Ok(WorkerEnd::Stopped) => Ok(ExitStatus::Success),
+        Ok(WorkerEnd::KeeperTold(code)) => Ok(code.into()),
+        Err(error) => Err(cli_error(&error)),
+    }
 }
 
 /// Makes the daemon outlive the terminal and its Ctrl-C.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use wsguard_api::{ErrorCode, MountAllReport, MountRequest, Ownership, Workspace, WorkspaceState};
+use wsguard_api::{ErrorCode, MountAllReport, MountRequest, MountUser, Ownership, Workspace, WorkspaceState};
 
 use crate::client::Client;
 use crate::commands::Versioned;
@@ -30,6 +30,7 @@ const MOUNT_LIMIT: Duration = Duration::from_secs(120);
         ("sudo wsguard mount ~/workspace/bert", "Guard a project's directory"),
         ("sudo wsguard mount /srv/data --name data --owner 1000", "With a name and for an owner"),
         ("sudo wsguard mount /srv/p --at /mnt/p", "Guarded at /mnt/p; /srv/p stays reachable unguarded"),
+        ("sudo wsguard mount ~/workspace/bert --force", "Although files in it are open for writing"),
         ("sudo wsguard mount --all", "Every directory below the roots in the config"),
     ],
     &[
@@ -50,7 +51,7 @@ pub struct MountArgs {
     #[arg(value_name = "DIR", required_unless_present = "all")]
     pub dir: Option<PathBuf>,
     /// Guard every directory below the roots in the config
-    #[arg(long, conflicts_with_all = ["dir", "name", "owner", "ownership", "at"])]
+    #[arg(long, conflicts_with_all = ["dir", "name", "owner", "ownership", "at", "force"])]
     pub all: bool,
     /// Call it this; the directory's own name if left out
     #[arg(long, value_name = "NAME")]
@@ -64,6 +65,11 @@ pub struct MountArgs {
     /// Mount there instead of over the directory itself
     #[arg(long, value_name = "PATH")]
     pub at: Option<PathBuf>,
+    /// Mount although files in it are open for writing
+    ///
+    /// Writes through files already open bypass the guard until they are closed.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Whom new files belong to.
@@ -99,16 +105,19 @@ pub fn run(args: &MountArgs, settings: &Settings, printer: &mut Printer) -> Resu
         owner: args.owner,
         ownership: args.ownership.map(Ownership::from),
         at: args.at.as_deref().map(target::beside_mount).transpose()?,
+        force: args.force,
     };
     let purpose = format!("mount {}", quoted(request.dir.as_os_str()));
     let daemon = launch::ensure_daemon(settings, printer, &purpose)?;
     let client = daemon.client.with_limit(MOUNT_LIMIT);
-    let workspace = match client.mount(&request) {
+    let mut workspace = match client.mount(&request) {
         Err(error) if daemon.was_started && error.code() == ErrorCode::Conflict => {
             remembered(&request, client.workspaces()?.items).ok_or(error)?
         }
         outcome => outcome?,
     };
+    // This command itself, about to end.
+    workspace.bypassing.retain(|user| user.pid != std::process::id());
     match (printer.format(), printer.verbosity()) {
         (Format::Json, _) => printer.json(&Versioned::new(&workspace))?,
         (Format::Text, Verbosity::Quiet) => printer.data(&format!("{}\n", printable(&workspace.id)))?,
@@ -116,6 +125,9 @@ pub fn run(args: &MountArgs, settings: &Settings, printer: &mut Printer) -> Resu
             let view = printer.view();
             printer.data(&summary(&workspace, settings, &view))?;
         }
+    }
+    if let Some(note) = bypass_note(&workspace) {
+        printer.note(&printable(&note));
     }
     Ok(ExitStatus::Success)
 }
@@ -209,6 +221,47 @@ fn container_commands(workspace: &Workspace) -> String {
     text
 }
 
+/// Processes that the note names; the others are counted, `--json` lists them.
+const BYPASSING_NAMED: usize = 5;
+
+/// Says who is past the guard, and what brings them behind it.
+///
+/// A shell's `cd` with an absolute path looks the directory up again and so ends up in the guard; `cd .` does in
+/// most shells, but not where they follow the physical path.
+fn bypass_note(workspace: &Workspace) -> Option<String> {
+    let mut processes: Vec<(&MountUser, Vec<&str>)> = Vec::new();
+    for user in &workspace.bypassing {
+        match processes.last_mut().filter(|(last, _)| last.pid == user.pid) {
+            Some((_, holds)) => holds.push(&user.holds),
+            None => processes.push((user, vec![&user.holds])),
+        }
+    }
+    let first = processes.first()?;
+    let does = |one: &'static str, many: &'static str| if processes.len() == 1 { one } else { many };
+    let named: Vec<String> =
+        processes.iter().take(BYPASSING_NAMED).map(|(user, holds)| bypassing_process(user, holds)).collect();
+    let more = processes.len().saturating_sub(named.len());
+    let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+    let is_one_container = processes.len() == 1 && first.0.container.is_some();
+    let advice = if is_one_container {
+        "restart the container".to_owned()
+    } else {
+        let dir = quoted(workspace.mount_point.as_os_str());
+        format!("a shell sees the guard after `cd {dir}`, anything else after a restart")
+    };
+    Some(format!(
+        "{} still {} the plain directory, past the guard: {}{more}; {advice}",
+        count(processes.len() as u64, "process"),
+        does("uses", "use"),
+        named.join(", "),
+    ))
+}
+
+fn bypassing_process(user: &MountUser, holds: &[&str]) -> String {
+    let container = user.container.as_ref().map_or_else(String::new, |id| format!(" in container {id}"));
+    format!("{} ({}){container}: {}", user.command, user.pid, holds.join(" and "))
+}
+
 /// Returns the program's name with the options that reach the same daemon from any shell.
 fn own_command(settings: &Settings) -> String {
     let options = [
@@ -280,8 +333,14 @@ mod tests {
     #[test]
     fn a_workspace_that_a_new_daemon_remembered_is_what_was_asked_for_if_nothing_differs() {
         let known = workspace("bert");
-        let request =
-            MountRequest { dir: known.dir.clone(), name: None, owner: None, ownership: None, at: None };
+        let request = MountRequest {
+            dir: known.dir.clone(),
+            name: None,
+            owner: None,
+            ownership: None,
+            at: None,
+            force: false,
+        };
         assert!(remembered(&request, vec![known.clone()]).is_some());
         let renamed = MountRequest { name: Some("other".into()), ..request.clone() };
         assert!(remembered(&renamed, vec![known.clone()]).is_none());
@@ -289,6 +348,32 @@ mod tests {
         assert!(remembered(&elsewhere, vec![known.clone()]).is_none());
         let unmounted = Workspace { state: WorkspaceState::Unmounted, ..known };
         assert!(remembered(&request, vec![unmounted]).is_none());
+    }
+
+    #[test]
+    fn who_is_past_the_guard_is_named_with_what_helps() {
+        let mut known = workspace("bert");
+        assert_eq!(bypass_note(&known), None);
+        let user = |pid: u32, command: &str, container: Option<&str>, holds: &str| MountUser {
+            pid,
+            command: command.into(),
+            container: container.map(str::to_owned),
+            holds: holds.into(),
+        };
+        known.bypassing = vec![user(9, "python3", Some("0123456789ab"), "mount in its namespace")];
+        assert_eq!(
+            bypass_note(&known).unwrap(),
+            "1 process still uses the plain directory, past the guard: python3 (9) in container 0123456789ab: \
+             mount in its namespace; restart the container"
+        );
+        known.bypassing.push(user(12, "bash", None, "working directory"));
+        known.bypassing.push(user(12, "bash", None, "open file"));
+        assert_eq!(
+            bypass_note(&known).unwrap(),
+            "2 processes still use the plain directory, past the guard: python3 (9) in container 0123456789ab: \
+             mount in its namespace, bash (12): working directory and open file; a shell sees the guard after `cd \
+             /home/alice/workspace/bert`, anything else after a restart"
+        );
     }
 
     #[test]

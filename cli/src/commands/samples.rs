@@ -44,6 +44,7 @@ pub(crate) fn workspace(name: &str) -> Workspace {
         inodes_known: 1234,
         open_handles: 5,
         changed_outside: None,
+        bypassing: Vec::new(),
     }
 }
 

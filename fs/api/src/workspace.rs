@@ -30,6 +30,10 @@ pub struct MountRequest {
     /// Mounts here instead of in place; the directory itself stays reachable unguarded.
     #[serde(default)]
     pub at: Option<PathBuf>,
+    /// Mounts although files in the directory are open for writing; what is written through them bypasses the
+    /// guard until they are closed.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Whether a workspace is guarded at this moment.
@@ -155,6 +159,9 @@ pub struct Workspace {
     pub open_handles: u64,
     /// What changed while nothing was mounted; absent if nothing did.
     pub changed_outside: Option<ChangedOutside>,
+    /// Who held something in the plain directory when the guard was mounted over it, and so gets past it; as of
+    /// that moment, or of the start of the daemon that mounted it again.
+    pub bypassing: Vec<MountUser>,
 }
 
 /// A directory that matches a configured root and is not guarded.
@@ -229,7 +236,8 @@ pub struct MountUser {
     pub command: String,
     /// The container it runs in, if its cgroup names one (first 12 characters of the id).
     pub container: Option<String>,
-    /// What it holds: `working directory`, `open file`, `mount in its namespace`, `memory map`, `root`.
+    /// What it holds: `working directory`, `open file`, `mount in its namespace`, `memory map`, `root`; of a plain
+    /// directory also `open directory`, `file open for writing`, `writable memory map`.
     pub holds: String,
 }
 

@@ -98,7 +98,7 @@ fn lock(dir: &Path) -> Result<File, DaemonError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::DaemonOptions;
+    use crate::config::DaemonOptions;
 
     fn config(root: &Path) -> Config {
         let options = DaemonOptions {

@@ -18,8 +18,8 @@ use tracing::{debug, error, info, warn};
 use wsguard_api::{ApiError, ErrorCode};
 
 use super::DaemonError;
-use super::protocol::{Channel, ChannelError, PROTOCOL_VERSION, SessionId, ToKeeper, ToWorker};
 use crate::config::Config;
+use crate::keeper_link::{Channel, ChannelError, PROTOCOL_VERSION, SessionId, ToKeeper, ToWorker};
 use crate::sys::signals::{Signal, Signals};
 
 /// How long a worker may take to unmount everything. Service managers wait 10 s in the promise we make.
@@ -316,10 +316,10 @@ impl Keeper {
             return Next::Exit(Ok(()));
         }
         if let Some(fatal) = &worker.fatal {
-            error!(reason = %fatal.message, "worker cannot start");
             if self.generation == 1 || self.stop_deadline.is_some() {
                 return Next::Exit(Err(DaemonError::Worker(fatal.clone())));
             }
+            error!(reason = %fatal.message, "worker cannot start");
         }
         error!(worker = worker.child.id(), reason, sessions = closed, "worker died");
         let now = Instant::now();

@@ -16,13 +16,14 @@ use tracing::{debug, error, info, warn};
 use wsguard_api::{ApiError, ErrorCode};
 
 use super::directories::mounts_dir;
-use super::link::{KeeperLink, Order};
-use super::protocol::{Channel, PROTOCOL_VERSION, SessionId, ToKeeper, ToWorker};
-use super::{DaemonError, DaemonOptions, log};
+use super::{DaemonError, DaemonOptions, WorkerEnd, log};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
 use crate::control::{self, ControlServer, WorkerFacts};
 use crate::error_chain::one_line;
+use crate::keeper_link::{
+    Channel, ChannelError, KeeperLink, Order, PROTOCOL_VERSION, SessionId, ToKeeper, ToWorker,
+};
 use crate::sys::signals::{Signal, Signals};
 use crate::workspaces::{Driver, Job, Jobs, Registry};
 
@@ -41,26 +42,34 @@ struct Greeting {
 }
 
 /// Runs a worker; see [`super::run_worker`].
-pub(super) fn run(options: &DaemonOptions) -> Result<(), DaemonError> {
+pub(super) fn run(options: &DaemonOptions) -> Result<WorkerEnd, DaemonError> {
     let signals = Signals::block().map_err(|errno| failed("block signals", errno.into()))?;
     let channel = keeper_channel()?;
-    let result = prepare(options, &channel);
-    let (config, greeting) = match result {
+    let (config, greeting) = match prepare(options, &channel) {
         Ok(prepared) => prepared,
         Err(error) => {
-            let fatal = ApiError { code: error.code(), message: one_line(&error), hint: error.hint() };
-            report_fatal(&channel, fatal);
-            return Err(error);
+            let told = ApiError { code: error.code(), message: one_line(&error), hint: error.hint() };
+            let sent = channel.send(&ToKeeper::Fatal { error: told }, &[]);
+            return refused(error, sent);
         }
     };
     let link = Arc::new(KeeperLink::new(channel));
     match Worker::start(config, &greeting, Arc::clone(&link)) {
-        Ok(worker) => worker.run(&signals),
+        Ok(worker) => worker.run(&signals).map(|()| WorkerEnd::Stopped),
         Err(error) => {
-            if let Err(untold) = link.tell(&ToKeeper::Fatal { error: error.clone() }) {
-                error!(error = %untold, "keeper cannot be told why the worker does not start");
-            }
-            Err(DaemonError::Worker(error))
+            let sent = link.tell(&ToKeeper::Fatal { error: error.clone() });
+            refused(DaemonError::Worker(error), sent)
+        }
+    }
+}
+
+/// Leaves the message to the keeper if it got there: both write to the same place.
+fn refused(error: DaemonError, sent: Result<(), ChannelError>) -> Result<WorkerEnd, DaemonError> {
+    match sent {
+        Ok(()) => Ok(WorkerEnd::KeeperTold(error.code())),
+        Err(untold) => {
+            error!(error = %untold, "keeper cannot be told why the worker does not start");
+            Err(error)
         }
     }
 }
@@ -126,12 +135,6 @@ fn raise_fd_limit() {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(errno) = rustix::process::setrlimit(Resource::Nofile, raised) {
         warn!(errno = errno.raw_os_error(), "limit of open files stays as it is");
-    }
-}
-
-fn report_fatal(channel: &Channel, error: ApiError) {
-    if let Err(untold) = channel.send(&ToKeeper::Fatal { error }, &[]) {
-        error!(error = %untold, "keeper cannot be told why the worker does not start");
     }
 }
 

@@ -58,7 +58,7 @@ impl GuardFs {
         Ok((stat, self.attribute_ttl(node)))
     }
 
-    /// Changes attributes and returns the new ones. The kernel has checked that the caller may.
+    /// Changes attributes. The kernel has checked that the caller may.
     ///
     /// # Errors
     /// As chown(2), chmod(2), truncate(2) and utimensat(2).
@@ -68,7 +68,7 @@ impl GuardFs {
         node: u64,
         number: Option<u64>,
         set: SettableAttributes,
-    ) -> Result<(Stat, Duration), Errno> {
+    ) -> Result<(), Errno> {
         identity::assume_nobody()?;
         let fd = self.node_fd(node)?;
         if set == SettableAttributes::NOTHING {
@@ -93,7 +93,7 @@ impl GuardFs {
                 Timestamps { last_access: timespec(set.accessed), last_modification: timespec(set.modified) };
             rustix::fs::utimensat(borrow(&fd), "", &times, AtFlags::EMPTY_PATH)?;
         }
-        self.attributes(node, number)
+        Ok(())
     }
 
     fn set_mode(&self, fd: BorrowedFd<'_>, node: u64, mode: u32) -> Result<(), Errno> {

@@ -4,11 +4,17 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::GuardFs;
+use super::open_files::OpenFile;
+use crate::journal::Running;
 use crate::sys::identity;
 
 /// Most bytes of one copy_file_range(2); the caller goes on from the returned count. Bounds the time for which
 /// one request keeps a thread.
 const MAX_COPY_BYTES: u64 = 256 << 20;
+
+fn to_result(size: usize) -> Result<i64, Errno> {
+    i64::try_from(size).map_err(|_| Errno::OVERFLOW)
+}
 
 /// Whether a write comes from somebody who may keep setuid and setgid bits
 /// (`FUSE_WRITE_KILL_SUIDGID` is absent).
@@ -64,12 +70,39 @@ impl GuardFs {
     /// As pwrite(2). `EDQUOT` and `ENOSPC` come before any byte is written.
     pub(crate) fn write(
         &self,
+        running: &Running<'_>,
         number: u64,
         offset: u64,
         data: &[u8],
         origin: WriteOrigin,
     ) -> Result<usize, Errno> {
-        let open_file = self.files.get(number)?;
+        let written = self.once(running, |again| {
+            let open_file = self.files.get(number)?;
+            if open_file.appends() {
+                let size = rustix::fs::fstat(open_file.file(self)?)?.st_size;
+                // Noted one higher, because 0 means that nothing was noted.
+                let size = u64::try_from(size).map_err(|_| Errno::IO)? + 1;
+                let before = again.map_or(0, |notes| notes.note);
+                if before != 0 && size > before {
+                    let appended = usize::try_from(size - before).map_err(|_| Errno::OVERFLOW)?;
+                    return to_result(appended.min(data.len()));
+                }
+                running.note(size);
+            }
+            self.reclaim
+                .retry_when_full(|| self.write_now(&open_file, offset, data, origin))
+                .and_then(to_result)
+        })?;
+        usize::try_from(written).map_err(|_| Errno::IO)
+    }
+
+    fn write_now(
+        &self,
+        open_file: &OpenFile,
+        offset: u64,
+        data: &[u8],
+        origin: WriteOrigin,
+    ) -> Result<usize, Errno> {
         let file = open_file.file(self)?;
         identity::assume_nobody()?;
         let write = || {
@@ -109,7 +142,9 @@ impl GuardFs {
         let file = open_file.file(self)?;
         let allocate = || rustix::fs::fallocate(file, mode, offset, length);
         // Where the bits have to go, the kernel has said so in a request of its own (`file_modified`).
-        if open_file.may_be_privileged() { identity::with_fsetid(allocate) } else { allocate() }
+        self.reclaim.retry_when_full(|| {
+            if open_file.may_be_privileged() { identity::with_fsetid(allocate) } else { allocate() }
+        })
     }
 
     /// Finds the next data or hole.
@@ -132,7 +167,20 @@ impl GuardFs {
     ///
     /// # Errors
     /// As copy_file_range(2).
-    pub(crate) fn copy_range(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Result<usize, Errno> {
+    pub(crate) fn copy_range(
+        &self,
+        running: &Running<'_>,
+        from: (u64, u64),
+        to: (u64, u64),
+        length: u64,
+    ) -> Result<usize, Errno> {
+        let copied = self.once(running, |_| {
+            self.reclaim.retry_when_full(|| self.copy_now(from, to, length)).and_then(to_result)
+        })?;
+        usize::try_from(copied).map_err(|_| Errno::IO)
+    }
+
+    fn copy_now(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Result<usize, Errno> {
         let (source, target) = (self.files.get(from.0)?, self.files.get(to.0)?);
         if !target.is_writer() {
             return Err(Errno::BADF);

@@ -12,17 +12,27 @@ use parking_lot::Mutex;
 use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::{Entry, GuardFs};
+use super::{Entry, GuardFs, borrow};
+use crate::handle::Remembered;
+use crate::journal::Running;
 use crate::sys::directory::{first_record, read_records};
 
 /// Bytes read from the backing directory at once.
 const BUFFER_BYTES: usize = 32 << 10;
 
-/// One open of a directory.
-pub(super) struct OpenDirectory(Mutex<Stream>);
+/// Noted by a release once the number is free.
+const RELEASED: u64 = 1;
 
+/// One open of a directory.
+pub(super) struct OpenDirectory {
+    node: u64,
+    stream: Mutex<Stream>,
+}
+
+#[derive(Default)]
 struct Stream {
-    file: OwnedFd,
+    /// Missing in a stream that a worker before this one had open, until it is read again.
+    file: Option<OwnedFd>,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -46,18 +56,25 @@ impl GuardFs {
     ///
     /// # Errors
     /// As open(2).
-    pub(crate) fn open_directory(&self, node: u64) -> Result<u64, Errno> {
+    pub(crate) fn open_directory(&self, running: &Running<'_>, node: u64) -> Result<u64, Errno> {
+        let file = Some(self.directory_file(node)?);
+        let stream = Mutex::new(Stream { file, ..Stream::default() });
+        let number =
+            self.directories.insert(OpenDirectory { node, stream }, Remembered { node, flags: 0 })?;
+        running.note_number(number);
+        Ok(number)
+    }
+
+    fn directory_file(&self, node: u64) -> Result<OwnedFd, Errno> {
         let inode = self.table.get(node)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let file = match self.backing.open(&inode.handle, flags) {
+        match self.backing.open(&inode.handle, flags) {
             // A removed directory that is still somebody's working directory.
             Err(Errno::STALE) => {
-                rustix::fs::openat(&self.node_fd(node)?, ".", flags, rustix::fs::Mode::empty())?
+                rustix::fs::openat(&self.node_fd(node)?, ".", flags, rustix::fs::Mode::empty())
             }
-            result => result?,
-        };
-        let stream = Stream { file, buffer: Vec::new(), start: 0, end: 0, position: None };
-        self.directories.insert(OpenDirectory(Mutex::new(stream)))
+            result => result,
+        }
     }
 
     /// Gives the entries from `offset` on to `visit`, until it breaks or the directory ends. The entry at which
@@ -72,7 +89,8 @@ impl GuardFs {
         mut visit: impl FnMut(DirectoryEntry<'_>) -> ControlFlow<()>,
     ) -> Result<(), Errno> {
         let directory = self.directories.get(number)?;
-        let mut stream = directory.0.lock();
+        let mut stream = directory.stream.lock();
+        self.reopen(&directory, &mut stream)?;
         stream.seek(offset)?;
         while stream.fill()? {
             let Some(record) = first_record(&stream.buffer[stream.start..stream.end]) else {
@@ -107,15 +125,13 @@ impl GuardFs {
         offset: u64,
         mut visit: impl FnMut(DirectoryEntry<'_>, Option<&Entry>) -> bool,
     ) -> Result<(), Errno> {
-        let directory = self.directories.get(number)?;
-        let fd = directory.0.lock().file.try_clone().map_err(|_| Errno::MFILE);
-        let fd = fd?;
+        let fd = self.node_fd(self.directories.get(number)?.node)?;
         self.read_directory(number, offset, |listed| {
             if listed.name == "." || listed.name == ".." {
                 return if visit(listed, None) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
             }
             // An entry that vanished below the mount since it was read is left out.
-            let Ok(child) = self.backing.child(fd.as_fd(), listed.name) else {
+            let Ok(child) = self.backing.child(borrow(&fd), listed.name) else {
                 return ControlFlow::Continue(());
             };
             let Ok(entry) = self.entry(child) else { return ControlFlow::Continue(()) };
@@ -134,16 +150,48 @@ impl GuardFs {
     /// As fsync(2).
     pub(crate) fn sync_directory(&self, number: u64, data_only: bool) -> Result<(), Errno> {
         let directory = self.directories.get(number)?;
-        let stream = directory.0.lock();
-        if data_only { rustix::fs::fdatasync(&stream.file) } else { rustix::fs::fsync(&stream.file) }
+        let mut stream = directory.stream.lock();
+        let file = self.reopen(&directory, &mut stream)?;
+        if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }
     }
 
     /// Ends one open.
     ///
     /// # Errors
     /// `EBADF` when the number is not open.
-    pub(crate) fn release_directory(&self, number: u64) -> Result<(), Errno> {
-        self.directories.remove(number).map(drop)
+    pub(crate) fn release_directory(&self, running: &Running<'_>, number: u64) -> Result<(), Errno> {
+        self.once(running, |again| {
+            if again.is_some_and(|notes| notes.note == RELEASED) {
+                return Ok(0);
+            }
+            self.directories.take(number)?;
+            running.note(RELEASED);
+            self.directories.recycle(number);
+            Ok(0)
+        })
+        .map(drop)
+    }
+
+    /// Ends an open of which the kernel never heard.
+    pub(crate) fn discard_directory(&self, number: u64) {
+        if self.directories.take(number).is_ok() {
+            self.directories.recycle(number);
+        }
+    }
+
+    /// Returns the stream's descriptor, opened now if it was a dead worker's.
+    fn reopen<'a>(&self, directory: &OpenDirectory, stream: &'a mut Stream) -> Result<&'a OwnedFd, Errno> {
+        if stream.file.is_none() {
+            stream.file = Some(self.directory_file(directory.node)?);
+        }
+        stream.file.as_ref().ok_or(Errno::BADF)
+    }
+}
+
+impl OpenDirectory {
+    /// Rebuilds what a worker before this one had open. Every request names its offset, so nothing is lost.
+    pub(super) fn remembered(remembered: Remembered) -> Self {
+        Self { node: remembered.node, stream: Mutex::default() }
     }
 }
 
@@ -154,7 +202,7 @@ impl Stream {
         if offset != 0 && self.position == Some(offset) {
             return Ok(());
         }
-        rustix::fs::seek(&self.file, SeekFrom::Start(offset))?;
+        rustix::fs::seek(self.file.as_ref().ok_or(Errno::BADF)?, SeekFrom::Start(offset))?;
         (self.start, self.end) = (0, 0);
         self.position = Some(offset);
         Ok(())
@@ -167,7 +215,7 @@ impl Stream {
         }
         self.buffer.resize(BUFFER_BYTES, 0);
         self.start = 0;
-        self.end = read_records(self.file.as_fd(), &mut self.buffer)?;
+        self.end = read_records(self.file.as_ref().ok_or(Errno::BADF)?.as_fd(), &mut self.buffer)?;
         Ok(self.end > 0)
     }
 }

@@ -8,7 +8,14 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::{Caller, Entry, GuardFs, borrow};
+use crate::journal::Running;
 use crate::sys::identity;
+
+/// An inode whose last name goes.
+struct Victim {
+    node: u64,
+    fd: OwnedFd,
+}
 
 impl GuardFs {
     /// Finds `name` in a directory and counts a reference to it.
@@ -122,12 +129,42 @@ impl GuardFs {
     /// As renameat2(2).
     pub(crate) fn rename(
         &self,
+        running: &Running<'_>,
         caller: Caller,
         from: (u64, &OsStr),
         to: (u64, &OsStr),
         flags: u32,
     ) -> Result<(), Errno> {
         let flags = RenameFlags::from_bits(flags).ok_or(Errno::INVAL)?;
+        self.once(running, |again| {
+            // After these the source's name exists again, so that only the moved inode tells whether it is done.
+            let leaves_a_name = flags.intersects(RenameFlags::EXCHANGE | RenameFlags::WHITEOUT);
+            if leaves_a_name {
+                match again {
+                    Some(notes) if notes.note != 0 && self.ino_at(to)? == notes.note => return Ok(0),
+                    _ => running.note(self.ino_at(from)?),
+                }
+            }
+            match self.rename_now(caller, from, to, flags) {
+                Err(Errno::NOENT) if again.is_some() => self.ino_at(to).map(|_| 0),
+                result => result.map(|()| 0),
+            }
+        })
+        .map(drop)
+    }
+
+    fn ino_at(&self, (parent, name): (u64, &OsStr)) -> Result<u64, Errno> {
+        let dir = self.node_fd(parent)?;
+        Ok(self.backing.child(borrow(&dir), name)?.stat.stx_ino)
+    }
+
+    fn rename_now(
+        &self,
+        caller: Caller,
+        from: (u64, &OsStr),
+        to: (u64, &OsStr),
+        flags: RenameFlags,
+    ) -> Result<(), Errno> {
         let (from_dir, to_dir) = (self.node_fd(from.0)?, self.node_fd(to.0)?);
         let replaced = if flags.intersects(RenameFlags::NOREPLACE | RenameFlags::EXCHANGE) {
             None
@@ -151,7 +188,7 @@ impl GuardFs {
             }
         }
         renamed?;
-        if let Some((node, fd)) = replaced {
+        if let Some(Victim { node, fd }) = replaced {
             self.pin(node, fd);
         }
         Ok(())
@@ -162,7 +199,7 @@ impl GuardFs {
         let dir = self.node_fd(parent)?;
         let victim = self.victim(borrow(&dir), name);
         self.mutate_name(parent, name, || rustix::fs::unlinkat(borrow(&dir), name, flags))?;
-        if let Some((node, fd)) = victim {
+        if let Some(Victim { node, fd }) = victim {
             self.pin(node, fd);
         }
         Ok(())
@@ -170,14 +207,18 @@ impl GuardFs {
 
     /// Returns what `name` is, if it is about to lose its last name while the kernel knows it.
     ///
-    /// That it cannot be determined only means that it is not pinned; the removal itself reports the error.
-    fn victim(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Option<(u64, OwnedFd)> {
+    /// An open(2) whose lookup came before a rename over the file, and a process that stands in a directory, still
+    /// reach it then. That it cannot be determined only means that it is not pinned; the removal reports the error.
+    fn victim(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Option<Victim> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(dir, name, flags, Mode::empty()).ok()?;
         let child = self.backing.of_fd(fd.as_fd()).ok()?;
         let inode = self.inode_of(&child).ok()?;
         let loses_last_name = inode.is_dir() || child.stat.stx_nlink == 1;
-        (loses_last_name && self.table.knows(inode.node)).then_some((inode.node, fd))
+        if loses_last_name {
+            self.backing.forget(&inode.handle);
+        }
+        (loses_last_name && self.table.knows(inode.node)).then_some(Victim { node: inode.node, fd })
     }
 
     fn create_entry(
@@ -186,11 +227,11 @@ impl GuardFs {
         parent: u64,
         name: &OsStr,
         umask: u32,
-        create: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>,
+        create: impl Fn(BorrowedFd<'_>) -> Result<(), Errno>,
     ) -> Result<Entry, Errno> {
         let dir = self.node_fd(parent)?;
         identity::assume(self.creator(caller, umask))?;
-        self.mutate_name(parent, name, || create(borrow(&dir)))?;
+        self.reclaim.retry_when_full(|| self.mutate_name(parent, name, || create(borrow(&dir))))?;
         self.entry(self.backing.child(borrow(&dir), name)?)
     }
 

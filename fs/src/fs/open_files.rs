@@ -16,11 +16,16 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Caller, Entry, GuardFs, borrow};
+use crate::handle::Remembered;
+use crate::journal::Running;
 use crate::sys::device::Invalidate;
 use crate::sys::identity;
 
 /// Locks that the open inodes are divided by.
 const SHARDS: usize = 64;
+
+/// Noted by a release once the number is free.
+const RELEASED: u64 = 1;
 
 /// How data of an inode flows while it is open anywhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,7 +46,7 @@ pub(crate) struct Opened {
 /// One open of a regular file.
 pub(crate) struct OpenFile {
     pub(super) node: u64,
-    /// Access mode plus the flags that the backing descriptor needs.
+    /// Access mode plus the flags that the backing descriptor needs; remembered for a successor.
     flags: OFlags,
     /// Writers have it from the start; a reader only when something reaches the worker after all
     /// (`SEEK_HOLE`, fsync(2), copy_file_range(2), a kernel without passthrough).
@@ -58,9 +63,20 @@ pub(super) struct OpenInodeState {
 }
 
 impl OpenFile {
+    /// Rebuilds what a worker before this one had open; the descriptor is opened when it is needed.
+    pub(super) fn remembered(remembered: Remembered, inode: Arc<OpenInodeState>) -> Self {
+        let flags = OFlags::from_bits_retain(remembered.flags);
+        Self { node: remembered.node, flags, file: OnceLock::new(), inode }
+    }
+
     /// Whether it was opened for reading and writing, so that a shared mapping may write unseen.
     fn may_be_mapped_writable(&self) -> bool {
         self.flags & OFlags::ACCMODE == OFlags::RDWR
+    }
+
+    /// Whether every write goes to the end of the file.
+    pub(super) fn appends(&self) -> bool {
+        self.flags.contains(OFlags::APPEND)
     }
 
     /// Whether the file may have setuid or setgid bits.
@@ -108,6 +124,34 @@ impl OpenInodes {
         self.shard(node).lock().get(&node).is_some_and(|inode| inode.maybe_mapped_writable > 0)
     }
 
+    /// Enters an open that a worker before this one had, under the backing id that it had registered.
+    pub(super) fn restore(&self, remembered: Remembered, backing_id: u32) -> Arc<OpenInodeState> {
+        let mode = if backing_id == 0 { DataMode::Cached } else { DataMode::Passthrough(backing_id) };
+        let mut shard = self.shard(remembered.node).lock();
+        let inode = shard.entry(remembered.node).or_insert_with(|| OpenInode {
+            opens: 0,
+            maybe_mapped_writable: 0,
+            mode,
+            state: Arc::default(),
+        });
+        // Whether it has setuid or setgid is not remembered; a needless step at each write is the price.
+        inode.state.may_be_privileged.store(true, Ordering::Relaxed);
+        inode.opens += 1;
+        let access = OFlags::from_bits_retain(remembered.flags) & OFlags::ACCMODE;
+        inode.maybe_mapped_writable += u32::from(access == OFlags::RDWR);
+        inode.state.clone()
+    }
+
+    /// Returns how data of an open inode flows.
+    fn mode(&self, node: u64) -> Option<DataMode> {
+        self.shard(node).lock().get(&node).map(|inode| inode.mode)
+    }
+
+    /// Whether an inode is open.
+    pub(super) fn contains(&self, node: u64) -> bool {
+        self.shard(node).lock().contains_key(&node)
+    }
+
     /// Notes that a file got setuid or setgid bits while it is open.
     pub(super) fn note_privileged(&self, node: u64) {
         if let Some(inode) = self.shard(node).lock().get(&node) {
@@ -125,12 +169,18 @@ impl GuardFs {
     ///
     /// # Errors
     /// As open(2) on the backing file.
-    pub(crate) fn open(&self, caller: Caller, node: u64, flags: OFlags) -> Result<Opened, Errno> {
+    pub(crate) fn open(
+        &self,
+        running: &Running<'_>,
+        caller: Caller,
+        node: u64,
+        flags: OFlags,
+    ) -> Result<Opened, Errno> {
         identity::assume_nobody()?;
         let inode = self.table.get(node)?;
         let is_writer = flags & OFlags::ACCMODE != OFlags::RDONLY;
         if !is_writer && !flags.contains(OFlags::TRUNC) {
-            return self.enter(node, worker_flags(flags), None, false);
+            return self.enter(running, node, worker_flags(flags), None, false);
         }
         // `O_RDONLY | O_TRUNC` truncates on Linux, which ftruncate(2) does not do through such a descriptor.
         let access = if is_writer { worker_flags(flags) } else { OFlags::WRONLY };
@@ -142,7 +192,7 @@ impl GuardFs {
             if is_privileged && caller.has_fsetid() { identity::with_fsetid(truncate) } else { truncate() }?;
         }
         let file = is_writer.then_some(opened);
-        self.enter(node, worker_flags(flags), file, is_privileged)
+        self.enter(running, node, worker_flags(flags), file, is_privileged)
     }
 
     /// Creates a regular file and opens it.
@@ -151,6 +201,7 @@ impl GuardFs {
     /// As open(2) with `O_CREAT` on the backing directory.
     pub(crate) fn create(
         &self,
+        running: &Running<'_>,
         caller: Caller,
         parent: u64,
         name: &OsStr,
@@ -171,13 +222,15 @@ impl GuardFs {
         };
         self.own_mutations.expect(self.directory_key(parent), name);
         // A setgid bit that is still in `mode` here is one that the caller may set (`vfs_prepare_mode`).
-        let created = if mode & libc::S_ISGID != 0 { identity::with_fsetid(create) } else { create() };
+        let created = self.reclaim.retry_when_full(|| {
+            if mode & libc::S_ISGID != 0 { identity::with_fsetid(create) } else { create() }
+        });
         let opened = match created {
             Ok(opened) => opened,
             Err(errno) => {
                 self.own_mutations.retract(self.directory_key(parent), name);
                 if errno == Errno::EXIST && !flags.contains(OFlags::EXCL) {
-                    return self.open_existing(caller, parent, name, flags);
+                    return self.open_existing(running, caller, parent, name, flags);
                 }
                 return Err(errno);
             }
@@ -186,15 +239,16 @@ impl GuardFs {
         let mut entry = self.entry(child)?;
         let is_privileged = mode & (libc::S_ISUID | libc::S_ISGID) != 0;
         let opened = self
-            .enter(entry.node, worker_flags(flags), Some(opened), is_privileged)
+            .enter(running, entry.node, worker_flags(flags), Some(opened), is_privileged)
             .inspect_err(|_| self.forget(entry.node, 1))?;
         entry.attribute_ttl = self.attribute_ttl(entry.node);
         Ok((entry, opened))
     }
 
     /// Somebody else created the file between the kernel's lookup and our create, below the mount.
-    fn open_existing(
+    pub(crate) fn open_existing(
         &self,
+        running: &Running<'_>,
         caller: Caller,
         parent: u64,
         name: &OsStr,
@@ -202,8 +256,11 @@ impl GuardFs {
     ) -> Result<(Entry, Opened), Errno> {
         let entry = self.lookup(parent, name)?;
         let file_type = u32::from(entry.stat.stx_mode) & libc::S_IFMT;
-        let opened =
-            if file_type == libc::S_IFREG { self.open(caller, entry.node, flags) } else { Err(Errno::STALE) };
+        let opened = if file_type == libc::S_IFREG {
+            self.open(running, caller, entry.node, flags)
+        } else {
+            Err(Errno::STALE)
+        };
         let opened = opened.inspect_err(|_| self.forget(entry.node, 1))?;
         Ok((entry, opened))
     }
@@ -212,14 +269,42 @@ impl GuardFs {
     ///
     /// # Errors
     /// `EBADF` when the number is not open.
-    pub(crate) fn release(&self, number: u64) -> Result<(), Errno> {
-        let open_file = self.files.remove(number)?;
-        self.leave(&open_file);
-        Ok(())
+    pub(crate) fn release(&self, running: &Running<'_>, number: u64) -> Result<(), Errno> {
+        self.once(running, |again| {
+            // The number may stand for another open by now.
+            if again.is_some_and(|notes| notes.note == RELEASED) {
+                return Ok(0);
+            }
+            let open_file = self.files.take(number)?;
+            running.note(RELEASED);
+            self.files.recycle(number);
+            self.reclaim.while_closing(|| {
+                self.leave(&open_file);
+                drop(open_file);
+            });
+            Ok(0)
+        })
+        .map(drop)
+    }
+
+    /// Ends an open of which the kernel never heard.
+    pub(super) fn discard_open(&self, number: u64) {
+        if let Ok(open_file) = self.files.take(number) {
+            self.files.recycle(number);
+            self.leave(&open_file);
+        }
+    }
+
+    /// Returns what was answered to an open whose answer got lost.
+    pub(super) fn opened_again(&self, number: u64) -> Result<Opened, Errno> {
+        let open_file = self.files.get(number)?;
+        let mode = self.open_inodes.mode(open_file.node).ok_or(Errno::BADF)?;
+        Ok(Opened { number, mode, is_writer: open_file.is_writer() })
     }
 
     fn enter(
         &self,
+        running: &Running<'_>,
         node: u64,
         flags: OFlags,
         file: Option<OwnedFd>,
@@ -241,8 +326,11 @@ impl GuardFs {
         let open_file =
             OpenFile { node, flags, file: file.map_or_else(OnceLock::new, OnceLock::from), inode };
         let is_writer = open_file.is_writer();
-        match self.files.insert(open_file) {
-            Ok(number) => Ok(Opened { number, mode, is_writer }),
+        match self.files.insert(open_file, Remembered { node, flags: flags.bits() }) {
+            Ok(number) => {
+                running.note_number(number);
+                Ok(Opened { number, mode, is_writer })
+            }
             Err(errno) => {
                 self.release_data_mode(node, maybe_mapped);
                 Err(errno)

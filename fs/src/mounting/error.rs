@@ -5,9 +5,13 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 use wsguard_api::{ApiError, ErrorCode};
 
-use crate::daemon::LinkError;
 use crate::error_chain::one_line;
+use crate::keeper_link::LinkError;
+use crate::mount_users::Writer;
 use crate::session::SessionError;
+
+/// Processes that a message names; there may be hundreds.
+const WRITERS_NAMED: usize = 3;
 
 /// Why a mount or unmount was refused or failed. Nothing is left half-mounted.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +40,8 @@ pub(crate) enum MountError {
     OtherDaemon { path: PathBuf },
     #[error("{} is the mount point of another fuse filesystem ({filesystem})", path.display())]
     OtherFuse { path: PathBuf, filesystem: String },
+    #[error("{} is in use: {}", path.display(), writers_text(writers))]
+    Busy { path: PathBuf, writers: Vec<Writer> },
     #[error("{} contains the mount point {}, which the guard would hide", path.display(), inner.display())]
     ContainsMount { path: PathBuf, inner: PathBuf },
     #[error("{} was registered as another directory (owner {expected}, now {found})", path.display())]
@@ -92,6 +98,7 @@ impl MountError {
             | Self::InsideWorkspace { .. }
             | Self::ContainsWorkspace { .. }
             | Self::OtherDaemon { .. }
+            | Self::Busy { .. }
             | Self::ContainsMount { .. }
             | Self::Replaced { .. }
             | Self::NotEmpty { .. }
@@ -134,6 +141,11 @@ impl MountError {
             Self::OtherFuse { .. } => {
                 "guard the directory that the other filesystem shows, or unmount it".to_owned()
             }
+            Self::Busy { .. } => {
+                "close them, or mount with --force: writes through files already open bypass the guard until \
+                 they are closed"
+                    .to_owned()
+            }
             Self::ContainsMount { inner, .. } => format!("unmount it first: `umount {}`", inner.display()),
             Self::Replaced { .. } => {
                 "take the old one out with `wsguard umount --forget`, then mount again".to_owned()
@@ -157,5 +169,59 @@ impl MountError {
             Self::Path { .. } | Self::MountTable(_) | Self::Keeper(_) | Self::Session(_) => return None,
         };
         Some(hint)
+    }
+}
+
+/// Says how many files are open for writing, and by whom.
+fn writers_text(writers: &[Writer]) -> String {
+    let files: usize = writers.iter().map(|writer| writer.files).sum();
+    let noun = if files == 1 { "file is" } else { "files are" };
+    let named: Vec<String> = writers.iter().take(WRITERS_NAMED).map(writer_text).collect();
+    let mut text = format!("{files} {noun} open for writing: {}", named.join("; "));
+    if let Some(more @ 1..) = writers.len().checked_sub(WRITERS_NAMED) {
+        let noun = if more == 1 { "process" } else { "processes" };
+        text.push_str(&format!("; and by {more} more {noun}"));
+    }
+    text
+}
+
+fn writer_text(writer: &Writer) -> String {
+    let Writer { pid, command, container, files, path } = writer;
+    let mut text = format!("{} by {command} (pid {pid}", path.display());
+    if let Some(container) = container {
+        text.push_str(&format!(", container {container}"));
+    }
+    if *files > 1 {
+        text.push_str(&format!(", {files} files"));
+    }
+    text.push(')');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn busy_directory_names_process_container_path_and_number() {
+        let writer = |pid: u32, files: usize, container: Option<&str>| Writer {
+            pid,
+            command: "python3".into(),
+            container: container.map(str::to_owned),
+            files,
+            path: format!("log{pid}").into(),
+        };
+        let busy = |writers: Vec<Writer>| MountError::Busy { path: "/h/p".into(), writers }.to_api();
+        let one = busy(vec![writer(7, 1, None)]);
+        assert_eq!(one.code, ErrorCode::Conflict);
+        assert_eq!(one.message, "/h/p is in use: 1 file is open for writing: log7 by python3 (pid 7)");
+        assert!(one.hint.unwrap().contains("--force"));
+        let five = busy((1..=5).map(|pid| writer(pid, 2, Some("0123456789ab"))).collect());
+        assert_eq!(
+            five.message,
+            "/h/p is in use: 10 files are open for writing: log1 by python3 (pid 1, container 0123456789ab, 2 \
+             files); log2 by python3 (pid 2, container 0123456789ab, 2 files); log3 by python3 (pid 3, container \
+             0123456789ab, 2 files); and by 2 more processes"
+        );
     }
 }

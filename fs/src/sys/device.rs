@@ -19,6 +19,8 @@ const BACKING_CLOSE: libc::Ioctl = 0x4004_e502;
 const NOTIFY_INVAL_INODE: i32 = 2;
 /// `FUSE_NOTIFY_INVAL_ENTRY`.
 const NOTIFY_INVAL_ENTRY: i32 = 3;
+/// `FUSE_NOTIFY_RESEND`, Linux 6.9.
+const NOTIFY_RESEND: i32 = 7;
 /// `FUSE_EXPIRE_ONLY`: the name is looked up again when it is used, but not torn from who stands on it.
 const EXPIRE_ONLY: u32 = 1;
 /// `FUSE_NOTIFY_INC_EPOCH`, protocol 7.44.
@@ -113,6 +115,27 @@ impl FuseDevice {
     /// `EINVAL` before protocol 7.44, else as [`Self::invalidate_node`].
     pub(crate) fn invalidate_all_entries(&self) -> Result<(), Errno> {
         self.notify(NOTIFY_INC_EPOCH, &[])
+    }
+
+    /// Makes the kernel send every request again that was read from the device and not answered, with bit 63 set
+    /// in its number.
+    ///
+    /// Call it before the first request is read: whatever is being worked on would be sent again as well.
+    ///
+    /// # Errors
+    /// `EINVAL` before Linux 6.9.
+    pub(crate) fn resend(&self) -> Result<(), Errno> {
+        self.notify(NOTIFY_RESEND, &[])
+    }
+
+    /// Makes the descriptor `target` refer to this device (dup3(2)); what it referred to before is closed.
+    ///
+    /// # Errors
+    /// As dup3(2).
+    pub(crate) fn replace(&self, target: BorrowedFd<'_>) -> Result<(), Errno> {
+        // SAFETY: both are open descriptors that somebody owns; the owner of `target` keeps owning it.
+        let result = unsafe { libc::dup3(self.0.as_raw_fd(), target.as_raw_fd(), libc::O_CLOEXEC) };
+        if result < 0 { Err(super::handle::last_errno()) } else { Ok(()) }
     }
 
     fn notify(&self, code: i32, parts: &[&[u8]]) -> Result<(), Errno> {

@@ -33,9 +33,8 @@ const NAME_OFFSET: usize = 19;
 /// As getdents64(2).
 pub(crate) fn read_records(dir: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
     // SAFETY: the pointer and length describe `buffer`, which is writable for the duration of the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer.as_mut_ptr(), buffer.len()) };
     usize::try_from(result).map_err(|_| super::handle::last_errno())
 }
 

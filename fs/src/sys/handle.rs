@@ -142,9 +142,7 @@ pub(crate) fn open_by_handle(
     raw.f_handle[..MAX_HANDLE_BYTES].copy_from_slice(&handle.bytes);
     let flags = (flags | OFlags::CLOEXEC).bits();
     // SAFETY: `raw` is a complete `struct file_handle` whose `handle_bytes` bytes are initialised.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), &raw const raw, flags)
-    };
+    let fd = unsafe { libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), &raw const raw, flags) };
     match i32::try_from(fd) {
         // SAFETY: the kernel just gave us this descriptor and nobody else knows it.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),

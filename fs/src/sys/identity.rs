@@ -180,7 +180,11 @@ mod tests {
                 assume_nobody().unwrap();
                 let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
                 let write = || rustix::io::pwrite(&file, b"y", 0);
-                if keeps { with_fsetid(write).unwrap() } else { write().unwrap() };
+                if keeps {
+                    with_fsetid(write).unwrap()
+                } else {
+                    write().unwrap()
+                };
                 modes.push(std::fs::metadata(&path).unwrap().mode() & 0o7777);
             }
             modes

@@ -72,7 +72,10 @@ impl SharedMemory {
     ///
     /// Only sound in meaning when no one uses the lines of that page; memory safety does not depend on it.
     pub(crate) fn release_page(&self, first: usize) {
-        assert!(first.is_multiple_of(LINES_PER_PAGE) && first < self.bytes / LINE_BYTES, "first line of a page");
+        assert!(
+            first.is_multiple_of(LINES_PER_PAGE) && first < self.bytes / LINE_BYTES,
+            "first line of a page"
+        );
         // SAFETY: the range lies within our own mapping; MADV_REMOVE punches a hole into the memfd.
         let result =
             unsafe { libc::madvise(self.start.byte_add(first * LINE_BYTES), PAGE_BYTES, libc::MADV_REMOVE) };

@@ -2,9 +2,9 @@
 //!
 //! One watch per directory, none of them recursive, although `notify` could walk a tree by itself. Its walk
 //! goes by path, and the first component it opens may have been replaced by a symbolic link since the event
-//! (a container could make us watch the whole host); it drops the error if a directory cannot be watched; and
-//! what happens in a new directory before its watch begins is lost. Here the caller opens a directory safely,
-//! has it watched through its descriptor, and lists it afterwards.
+//! (a container could make us watch the whole host); and of what happens in a new directory before its watch
+//! begins, it finds nothing but directories. Here the caller opens a directory safely, has it watched through
+//! its descriptor, and lists it afterwards.
 //!
 //! `notify` names a watch by its path and a descriptor's number is soon used again, so the path that it is
 //! given also spells the directory's number, in a detour that leads nowhere: `/proc/self/fd/../ns/../fd/57`
@@ -15,7 +15,7 @@
 //! that come after a silence; meanwhile the kernel merges equal neighbours in its queue.
 //!
 //! [`RAISED`] is what the kernel raises events for; `notify` 9 hands it down to `inotify_add_watch`. (`notify` 8
-//! always asks for opens and closes as well, which every reader of the workspace would pay for.)
+//! always asks for opens and closes as well: about 2 µs for everyone who opens a file.)
 
 use std::convert::Infallible;
 use std::ffi::OsStr;

@@ -141,24 +141,27 @@ fn inode(path: &str) -> Report {
 #[test]
 fn foreign_changes_are_seen_in_root_and_below() {
     let watched = Watched::new(&["a/b"]);
-    for (dir, file) in [("", "f"), ("a/b", "a/b/f")] {
-        fs::write(watched.path(file), "x").unwrap();
-        watched.sees(&[entry(dir, "f"), inode(file)]);
-        watched.settle();
-
-        fs::set_permissions(watched.path(file), fs::Permissions::from_mode(0o600)).unwrap();
-        watched.sees(&[inode(file)]);
-        watched.settle();
-
-        let renamed = format!("{file}2");
-        fs::rename(watched.path(file), watched.path(&renamed)).unwrap();
-        watched.sees(&[entry(dir, "f"), entry(dir, "f2")]);
-        watched.settle();
-
-        fs::remove_file(watched.path(&renamed)).unwrap();
-        watched.sees(&[entry(dir, "f2")]);
-        assert_eq!(watched.settle(), HashSet::from([entry(dir, "f2")]));
+    let places = [("", ""), ("a/b", "a/b/")];
+    for (_, place) in places {
+        for name in ["open", "mode", "old", "doomed"] {
+            fs::write(watched.path(&format!("{place}{name}")), "x").unwrap();
+        }
     }
+    watched.settle();
+
+    let mut expected = HashSet::new();
+    for (dir, place) in places {
+        let path = |name: &str| watched.path(&format!("{place}{name}"));
+        fs::write(path("new"), "x").unwrap();
+        fs::read(path("open")).unwrap();
+        fs::set_permissions(path("mode"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::rename(path("old"), path("young")).unwrap();
+        fs::remove_file(path("doomed")).unwrap();
+        expected.extend(["new", "old", "young", "doomed"].map(|name| entry(dir, name)));
+        expected.extend(["new", "mode"].map(|name| inode(&format!("{place}{name}"))));
+    }
+    watched.sees(&Vec::from_iter(expected.iter().cloned()));
+    assert_eq!(watched.settle(), expected);
 }
 
 #[test]
@@ -417,7 +420,6 @@ fn lost_events_drop_all_caches_and_the_watch_comes_back() {
     let everything =
         || watched.recorder.reports.lock().iter().filter(|it| **it == Report::Everything).count();
     let files = ["a/x", "a/y"].map(|name| fs::File::create(watched.path(name)).unwrap());
-    watched.settle();
     {
         // The reader gets stuck at the first event, and the kernel's queue overflows behind it. (Equal events
         // are merged, so they alternate. A few are in the reader's buffer.)
@@ -431,7 +433,6 @@ fn lost_events_drop_all_caches_and_the_watch_comes_back() {
     }
     watched.sees(&[Report::Everything]);
     watched.wait_until(|state| everything() == 2 && matches!(state, Coherence::Watched { directories: 2 }));
-    watched.settle();
     fs::write(watched.path("a/f"), "x").unwrap();
     watched.sees(&[entry("a", "f")]);
 }

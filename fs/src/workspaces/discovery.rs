@@ -61,6 +61,7 @@ impl Driver {
     /// Guards every directory below the roots that is new, and notes why others are not guarded.
     pub(super) fn scan_roots(&mut self) {
         let mut unguarded = Vec::new();
+        let mut guarded = Vec::new();
         for candidate in self.candidates() {
             if self.jobs.is_stopping() {
                 return;
@@ -68,16 +69,18 @@ impl Driver {
             match self.known_reason(&candidate.dir) {
                 Some(Known::Guarded) => {}
                 Some(Known::Reason(reason)) => unguarded.push(listed(&candidate, reason)),
-                None => {
-                    if let Err(error) = self.guard_candidate(&candidate.dir) {
+                None => match self.guard_candidate(&candidate.dir) {
+                    Ok(workspace) => guarded.push(workspace.id),
+                    Err(error) => {
                         warn!(dir = %candidate.dir.display(), reason = %error.message, "directory below a root is not guarded");
                         unguarded.push(listed(&candidate, error.message.clone()));
                         let retry_at = Instant::now() + RETRY_AFTER;
                         self.refusals.insert(candidate.dir, Refusal { reason: error.message, retry_at });
                     }
-                }
+                },
             }
         }
+        self.note_bypassing(&guarded);
         self.refusals.retain(|_, refusal| refusal.retry_at > Instant::now());
         self.registry.set_unguarded(unguarded);
     }
@@ -104,6 +107,14 @@ impl Driver {
             }
         }
         self.scan_roots();
+        let mounted: Vec<String> = report.mounted.iter().map(|workspace| workspace.id.clone()).collect();
+        self.note_bypassing(&mounted);
+        for workspace in &mut report.mounted {
+            // Unmounted by nobody: this thread is the only one that does.
+            if let Ok(now) = self.registry.view_of(&workspace.id) {
+                *workspace = now;
+            }
+        }
         report
     }
 

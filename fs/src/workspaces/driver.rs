@@ -19,8 +19,8 @@ use super::registry::{Entry, Registry, Standing};
 use crate::catalog::{Catalog, CatalogError, WantedState, WorkspaceRecord};
 use crate::changed_outside::{OutsideSearch, Unwatched};
 use crate::config::Config;
-use crate::daemon::KeeperLink;
 use crate::error_chain::one_line;
+use crate::keeper_link::KeeperLink;
 use crate::mounting::{
     self, ExpectedDirectory, MountError, MountPlan, Mounted, Presence, check_form, check_name, check_overlap,
     check_own,
@@ -45,6 +45,13 @@ pub(super) struct Lingering {
 pub(super) struct Refusal {
     pub(super) reason: String,
     pub(super) retry_at: Instant,
+}
+
+/// Whether the catalog knew a workspace as it is wanted before its mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Noted {
+    Before,
+    Now,
 }
 
 /// The driver's state; see the module's documentation.
@@ -92,6 +99,8 @@ impl Driver {
 
     /// Works until a shutdown is asked for and done.
     pub(crate) fn run(mut self, queue: &Receiver<Job>) {
+        // Whatever was opened while no daemon ran; not before clients are answered.
+        self.note_bypassing(&self.guarded_ids());
         loop {
             if self.last_tick.is_none_or(|last| last.elapsed() >= TICK) {
                 self.tick();
@@ -133,10 +142,9 @@ impl Driver {
         }
     }
 
-    fn note_alive(&mut self) {
+    pub(super) fn note_alive(&mut self) {
         let now = Timestamp::now();
-        let watched: Vec<String> =
-            self.registry.ids().into_iter().filter(|id| self.registry.mounted(id).is_some()).collect();
+        let watched = self.guarded_ids();
         let ids: Vec<&str> = watched.iter().map(String::as_str).collect();
         if let Err(error) = self.catalog.touch_alive(&ids, now) {
             warn!(error = %one_line(&error), "catalog does not take a note");
@@ -146,6 +154,10 @@ impl Driver {
             self.registry.with_entry(id, |entry| entry.record.last_alive_at = Some(now)).ok();
         }
         self.last_alive = Instant::now();
+    }
+
+    fn guarded_ids(&self) -> Vec<String> {
+        self.registry.ids().into_iter().filter(|id| self.registry.mounted(id).is_some()).collect()
     }
 
     /// Ends sessions that nobody holds any more.
@@ -218,7 +230,12 @@ impl Driver {
             Some(known) => self.changed_record(known, &request)?,
             None => self.new_record(&dir, &request)?,
         };
-        self.mount_record(record)
+        if !request.force {
+            self.check_not_busy(&record)?;
+        }
+        let id = self.mount_record(record)?.id;
+        self.note_bypassing(std::slice::from_ref(&id));
+        self.registry.view_of(&id)
     }
 
     fn new_record(&self, dir: &Path, request: &MountRequest) -> Result<WorkspaceRecord, ApiError> {
@@ -304,27 +321,47 @@ impl Driver {
         }
     }
 
-    /// Guards a workspace and notes it in the catalog, before and after. A workspace that was not registered
-    /// before is not registered after a failure.
+    /// Guards a workspace and notes it in the catalog, before and after. A failure leaves the registry as it was:
+    /// what was not registered is not, and what was stays as it was before the request.
     pub(super) fn mount_record(&mut self, mut record: WorkspaceRecord) -> Result<Workspace, ApiError> {
-        let is_new = self.registry.record(&record.id).is_err();
+        let previous = self.registry.record(&record.id).ok();
         record.wanted = WantedState::Mounted;
-        self.catalog.put(&record).map_err(|error| catalog_error(&error))?;
+        let noted = if previous.as_ref() == Some(&record) { Noted::Before } else { Noted::Now };
+        if noted == Noted::Now {
+            self.catalog.put(&record).map_err(|error| catalog_error(&error))?;
+        }
         self.write_sidecar(&record);
         match mounting::mount(&self.link, &self.plan(&record)) {
-            Ok(mounted) => self.enter(record, mounted),
+            Ok(mounted) => self.enter(record, mounted, noted),
             Err(error) => {
                 let error = error.to_api();
-                if is_new {
-                    self.remove_sidecar(&record.id);
-                    if let Err(error) = self.catalog.remove(&record.id) {
-                        error!(error = %one_line(&error), workspace = %record.id, "catalog keeps a workspace that was never mounted");
+                match previous {
+                    Some(previous) => self.put_back(previous, noted, &error),
+                    None => {
+                        self.remove_sidecar(&record.id);
+                        if let Err(error) = self.catalog.remove(&record.id) {
+                            error!(error = %one_line(&error), workspace = %record.id, "catalog keeps a workspace that was never mounted");
+                        }
                     }
-                } else {
-                    self.enter_failure(record, &error);
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Takes back what a request that failed has changed.
+    fn put_back(&mut self, previous: WorkspaceRecord, noted: Noted, error: &ApiError) {
+        if noted == Noted::Now
+            && let Err(error) = self.catalog.put(&previous)
+        {
+            error!(error = %one_line(&error), workspace = %previous.id, "catalog keeps the settings of a failed mount");
+        }
+        match previous.wanted {
+            WantedState::Mounted => {
+                self.write_sidecar(&previous);
+                self.enter_failure(previous, error);
+            }
+            WantedState::Unmounted => self.remove_sidecar(&previous.id),
         }
     }
 
@@ -349,7 +386,12 @@ impl Driver {
     }
 
     /// Puts a new guard into registry and catalog and looks for what changed before it was there.
-    fn enter(&mut self, mut record: WorkspaceRecord, mounted: Mounted) -> Result<Workspace, ApiError> {
+    fn enter(
+        &mut self,
+        mut record: WorkspaceRecord,
+        mounted: Mounted,
+        noted: Noted,
+    ) -> Result<Workspace, ApiError> {
         let is_same =
             record.identity.as_ref().is_some_and(|known| known.is_same_directory(mounted.identity()));
         let since = record.unwatched_since().filter(|_| is_same);
@@ -367,11 +409,15 @@ impl Driver {
                 }
             }
         });
+        let is_complete = noted == Noted::Before
+            && record.identity.as_ref().is_some_and(|known| known == mounted.identity());
         record.identity = Some(mounted.identity().clone());
         record.last_alive_at = Some(mounted.mounted_at());
         let id = record.id.clone();
-        let stored = self.catalog.put(&record);
-        self.registry.put(Entry { record, standing: Standing::Mounted(Arc::new(mounted)), search });
+        // The next note that it is alive, seconds from now, holds all that is new.
+        let stored = if is_complete { Ok(()) } else { self.catalog.put(&record) };
+        let standing = Standing::Mounted(Arc::new(mounted));
+        self.registry.put(Entry { record, standing, search, bypassing: Vec::new() });
         if let Err(error) = stored {
             // Guarded and registered all the same: the row from before the mount is there.
             warn!(error = %one_line(&error), workspace = %id, "catalog does not take a note");
@@ -384,14 +430,15 @@ impl Driver {
             .is_ok_and(|table| table.top_at(record.mount_point()).is_some_and(|top| top.is_wsguard()));
         let reason = error.message.clone();
         let standing = if is_covered { Standing::Dead(reason) } else { Standing::Failed(reason) };
-        self.registry.put(Entry { record, standing, search: None });
+        self.registry.put(Entry::idle(record, standing));
     }
 
     pub(super) fn set_standing(&self, id: &str, standing: Standing) {
         // What was there before is dropped outside the lock. Gone only if this thread removed it.
-        let before = self
-            .registry
-            .with_entry(id, |entry| (std::mem::replace(&mut entry.standing, standing), entry.search.take()));
+        let before = self.registry.with_entry(id, |entry| {
+            entry.bypassing.clear();
+            (std::mem::replace(&mut entry.standing, standing), entry.search.take())
+        });
         drop(before);
     }
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use wsguard_api::{ApiError, Coherence, DataPath, ErrorCode, UnguardedDirectory, Workspace, WorkspaceState};
+use wsguard_api::{
+    ApiError, Coherence, DataPath, ErrorCode, MountUser, UnguardedDirectory, Workspace, WorkspaceState,
+};
 
 use crate::catalog::WorkspaceRecord;
 use crate::changed_outside::OutsideSearch;
@@ -47,6 +49,15 @@ pub(super) struct Entry {
     pub(super) record: WorkspaceRecord,
     pub(super) standing: Standing,
     pub(super) search: Option<OutsideSearch>,
+    /// Who was in the plain directory at the moment of the mount.
+    pub(super) bypassing: Vec<MountUser>,
+}
+
+impl Entry {
+    /// A workspace that is not mounted.
+    pub(super) fn idle(record: WorkspaceRecord, standing: Standing) -> Self {
+        Self { record, standing, search: None, bypassing: Vec::new() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -229,6 +240,7 @@ impl Registry {
             inodes_known: stats.as_ref().map_or(0, |stats| stats.inodes_known),
             open_handles: stats.as_ref().map_or(0, |stats| stats.open_handles),
             changed_outside: entry.search.as_ref().and_then(OutsideSearch::result),
+            bypassing: entry.bypassing.clone(),
         }
     }
 }

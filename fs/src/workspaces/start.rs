@@ -40,7 +40,7 @@ impl Driver {
                 WantedState::Mounted => Standing::Failed("not mounted yet".to_owned()),
                 WantedState::Unmounted => Standing::Unmounted,
             };
-            self.registry.put(Entry { record, standing, search: None });
+            self.registry.put(Entry::idle(record, standing));
         }
         self.adopt_leftovers();
         for id in self.registry.ids() {
@@ -49,6 +49,7 @@ impl Driver {
             }
             self.restore_one(&id);
         }
+        self.note_alive();
         self.scan_roots();
     }
 
@@ -79,8 +80,11 @@ impl Driver {
             match self.leftover_record(&leftover) {
                 Ok(record) => {
                     info!(workspace = %record.id, dir = %record.dir.display(), "dead mount is registered again");
+                    if let Err(error) = self.catalog.put(&record) {
+                        error!(workspace = %record.id, error = %one_line(&error), "catalog does not take a workspace");
+                    }
                     let standing = Standing::Failed("not mounted yet".to_owned());
-                    self.registry.put(Entry { record, standing, search: None });
+                    self.registry.put(Entry::idle(record, standing));
                 }
                 Err(reason) => {
                     let places: Vec<String> =
@@ -142,6 +146,7 @@ impl Driver {
             owner: Some(record.owner_uid),
             ownership: Some(record.ownership),
             at: record.at.clone(),
+            force: false,
         };
         let write = || -> std::io::Result<()> {
             let text = serde_json::to_vec(&request)?;

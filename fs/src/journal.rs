@@ -1,0 +1,298 @@
+//! What each thread is doing, in memory that outlives the worker, so that no request runs twice.
+//!
+//! When a worker dies, the kernel sends the requests that it had read and not answered to its successor, with
+//! bit 63 set in their number (`FUSE_NOTIFY_RESEND`). A request that changes something may have been carried out
+//! already. So each thread writes into its own slot which request it works on, what it took for it on the way
+//! (a handle number, a node reference, a size before), and the result before it is sent.
+//!
+//! A slot is overwritten by the thread's next request only, which it reads after the answer is out: the slots of
+//! a dead worker hold exactly what can be resent. A successor's threads take other slots, oldest first, so that
+//! even a successor that dies before it saw a resent request leaves the record in place.
+//!
+//! A request under which two workers died is *poisoned*: it is answered with EIO and nothing else.
+//!
+//! Cost: a few stores to memory that no other thread writes.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use rustix::io::Errno;
+
+use crate::state::{JOURNAL, mark};
+use crate::sys::shared_memory::{Line, SharedMemory};
+
+/// Bit of a resent request's number.
+const RESENT: u64 = 1 << 63;
+/// Lines of a slot; the second is spare room for later versions.
+const LINES_PER_SLOT: usize = 2;
+const SLOTS: usize = JOURNAL.lines / LINES_PER_SLOT;
+/// Workers that may die under one request before it is refused.
+const MAX_ATTEMPTS: u64 = 2;
+
+/// Words of a slot.
+mod word {
+    pub(super) const SEQUENCE: usize = 0;
+    pub(super) const UNIQUE: usize = 1;
+    /// `STARTED` or `DONE` in the low byte, attempts above.
+    pub(super) const STAGE: usize = 2;
+    pub(super) const RESULT: usize = 3;
+    pub(super) const NUMBER: usize = 4;
+    pub(super) const NODE: usize = 5;
+    pub(super) const NOTE: usize = 6;
+}
+
+const STARTED: u64 = 1;
+const DONE: u64 = 2;
+
+/// How far a request had come when its worker died.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Earlier {
+    /// Its effect may or may not have happened.
+    Started(Notes),
+    /// Its effect has happened, with this result.
+    Done(Result<i64, Errno>, Notes),
+}
+
+/// What a request took on the way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Notes {
+    /// A handle number it entered.
+    pub(crate) number: Option<u64>,
+    /// A node whose reference it counted.
+    pub(crate) node: Option<u64>,
+    /// A number that its operation knows the meaning of; 0 if it noted none.
+    pub(crate) note: u64,
+}
+
+/// See the module.
+pub(crate) struct Journal {
+    memory: Arc<SharedMemory>,
+    key: u32,
+    earlier: Vec<Record>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    sequence: u64,
+    unique: u64,
+    attempts: u64,
+    earlier: Earlier,
+}
+
+thread_local! {
+    /// Journal and slot of this thread.
+    static SLOT: Cell<Option<(u32, usize)>> = const { Cell::new(None) };
+}
+
+/// A request that this thread works on.
+pub(crate) struct Running<'a> {
+    line: &'a Line,
+    /// What is known from before, if the request was sent again.
+    pub(crate) earlier: Option<Earlier>,
+    is_poisoned: bool,
+}
+
+impl Journal {
+    /// Opens the journal and reads what threads of earlier workers left in it.
+    pub(crate) fn open(memory: Arc<SharedMemory>) -> Self {
+        static NEXT_KEY: AtomicU32 = AtomicU32::new(0);
+        let earlier = (0..SLOTS).filter_map(|slot| Record::read(slot_line(&memory, slot))).collect();
+        Self { memory, key: NEXT_KEY.fetch_add(1, Ordering::Relaxed), earlier }
+    }
+
+    /// Records that this thread begins with the request `unique`.
+    pub(crate) fn begin(&self, unique: u64) -> Running<'_> {
+        let record = if unique & RESENT == 0 { None } else { self.record(unique & !RESENT) };
+        let attempts = record.map_or(0, |record| record.attempts + 1);
+        let line = slot_line(&self.memory, self.slot());
+        // The number goes last: with it the slot speaks of this request.
+        line[word::UNIQUE].store(0, Ordering::Release);
+        line[word::STAGE].store(STARTED | attempts << 8, Ordering::Release);
+        for place in [word::NUMBER, word::NODE, word::NOTE] {
+            line[place].store(0, Ordering::Release);
+        }
+        line[word::SEQUENCE].store(self.next_sequence(record.is_some()), Ordering::Release);
+        line[word::UNIQUE].store(unique & !RESENT, Ordering::Release);
+        let earlier = record.map(|record| record.earlier);
+        Running { line, earlier, is_poisoned: attempts >= MAX_ATTEMPTS }
+    }
+
+    fn record(&self, unique: u64) -> Option<Record> {
+        self.earlier
+            .iter()
+            .filter(|record| record.unique == unique)
+            .max_by_key(|record| record.sequence)
+            .copied()
+    }
+
+    /// A fresh number orders the records of a request that was sent twice. Other requests need no order.
+    fn next_sequence(&self, is_resent: bool) -> u64 {
+        let counter = &self.memory.line(mark::JOURNAL)[0];
+        if is_resent {
+            counter.fetch_add(1, Ordering::AcqRel) + 1
+        } else {
+            counter.load(Ordering::Acquire).max(1)
+        }
+    }
+
+    fn slot(&self) -> usize {
+        match SLOT.get() {
+            Some((key, slot)) if key == self.key => slot,
+            _ => {
+                let next: &AtomicU64 = &self.memory.line(mark::JOURNAL)[1];
+                let slot = usize::try_from(next.fetch_add(1, Ordering::AcqRel)).unwrap_or(0) % SLOTS;
+                SLOT.set(Some((self.key, slot)));
+                slot
+            }
+        }
+    }
+}
+
+impl Record {
+    fn read(line: &Line) -> Option<Self> {
+        let unique = line[word::UNIQUE].load(Ordering::Acquire);
+        if unique == 0 {
+            return None;
+        }
+        let notes = Notes {
+            number: line[word::NUMBER].load(Ordering::Acquire).checked_sub(1),
+            node: Some(line[word::NODE].load(Ordering::Acquire)).filter(|node| *node != 0),
+            note: line[word::NOTE].load(Ordering::Acquire),
+        };
+        let stage = line[word::STAGE].load(Ordering::Acquire);
+        let earlier = if stage & 0xff == DONE {
+            Earlier::Done(decode(line[word::RESULT].load(Ordering::Acquire).cast_signed()), notes)
+        } else {
+            Earlier::Started(notes)
+        };
+        let sequence = line[word::SEQUENCE].load(Ordering::Acquire);
+        Some(Self { sequence, unique, attempts: stage >> 8, earlier })
+    }
+}
+
+impl Running<'_> {
+    /// Refuses a request under which workers keep dying.
+    ///
+    /// # Errors
+    /// `EIO` for a poisoned request.
+    pub(crate) fn check(&self) -> Result<(), Errno> {
+        if self.is_poisoned {
+            tracing::error!("a request that ended two workers is refused");
+            return Err(Errno::IO);
+        }
+        Ok(())
+    }
+
+    /// Records the handle number that the request entered.
+    pub(crate) fn note_number(&self, number: u64) {
+        self.line[word::NUMBER].store(number + 1, Ordering::Release);
+    }
+
+    /// Records the node whose reference the request counted.
+    pub(crate) fn note_node(&self, node: u64) {
+        self.line[word::NODE].store(node, Ordering::Release);
+    }
+
+    /// Records a number that the operation itself needs to know.
+    pub(crate) fn note(&self, value: u64) {
+        self.line[word::NOTE].store(value, Ordering::Release);
+    }
+
+    /// Records the result. After this the request must not be carried out again.
+    pub(crate) fn finish(&self, result: Result<i64, Errno>) {
+        self.line[word::RESULT].store(encode(result).cast_unsigned(), Ordering::Release);
+        let attempts = self.line[word::STAGE].load(Ordering::Acquire) & !0xff;
+        self.line[word::STAGE].store(DONE | attempts, Ordering::Release);
+    }
+}
+
+fn slot_line(memory: &SharedMemory, slot: usize) -> &Line {
+    memory.line(JOURNAL.first + slot * LINES_PER_SLOT)
+}
+
+/// Results are sizes and numbers, never negative; an errno is stored negated.
+fn encode(result: Result<i64, Errno>) -> i64 {
+    result.unwrap_or_else(|errno| -i64::from(errno.raw_os_error()))
+}
+
+fn decode(value: i64) -> Result<i64, Errno> {
+    match i32::try_from(-value) {
+        Ok(errno) if errno > 0 => Err(Errno::from_raw_os_error(errno)),
+        _ => Ok(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn memory() -> Arc<SharedMemory> {
+        let file = rustix::fs::memfd_create("journal", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        crate::state::open(file.as_fd()).unwrap().0
+    }
+
+    /// What `work` leaves behind when its worker dies.
+    fn dead_worker(memory: &Arc<SharedMemory>, work: impl FnOnce(&Journal) + Send) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| work(&Journal::open(memory.clone()))).join().unwrap();
+        });
+    }
+
+    #[test]
+    fn resent_request_is_answered_from_its_result() {
+        let memory = memory();
+        dead_worker(&memory, |journal| {
+            let running = journal.begin(42);
+            running.note_number(0);
+            running.note_node(7);
+            running.finish(Err(Errno::EXIST));
+        });
+        let journal = Journal::open(memory);
+        let notes = Notes { number: Some(0), node: Some(7), note: 0 };
+        assert_eq!(journal.begin(42 | RESENT).earlier, Some(Earlier::Done(Err(Errno::EXIST), notes)));
+        assert_eq!(journal.begin(44 | RESENT).earlier, None);
+        assert_eq!(journal.begin(42).earlier, None, "a number without the bit is a new request");
+    }
+
+    #[test]
+    fn record_survives_a_successor_that_dies_before_it_sees_the_request() {
+        let memory = memory();
+        dead_worker(&memory, |journal| journal.begin(42).note(5));
+        dead_worker(&memory, |journal| journal.begin(100).finish(Ok(1)));
+        let journal = Journal::open(memory);
+        let earlier = journal.begin(42 | RESENT).earlier;
+        assert_eq!(earlier, Some(Earlier::Started(Notes { note: 5, ..Notes::default() })));
+    }
+
+    #[test]
+    fn request_is_poisoned_after_two_workers_died_under_it() {
+        let memory = memory();
+        dead_worker(&memory, |journal| assert!(journal.begin(42).check().is_ok()));
+        dead_worker(&memory, |journal| assert!(journal.begin(42 | RESENT).check().is_ok()));
+        dead_worker(&memory, |journal| {
+            assert_eq!(journal.begin(42 | RESENT).check(), Err(Errno::IO));
+            assert!(journal.begin(46 | RESENT).check().is_ok(), "only that request");
+        });
+    }
+
+    #[test]
+    fn latest_record_of_a_request_counts() {
+        let memory = memory();
+        dead_worker(&memory, |journal| journal.begin(42).note(1));
+        dead_worker(&memory, |journal| journal.begin(42 | RESENT).finish(Ok(9)));
+        let journal = Journal::open(memory);
+        assert_eq!(journal.begin(42 | RESENT).earlier, Some(Earlier::Done(Ok(9), Notes::default())));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn result_survives_the_journal(value in 0_i64..i64::MAX, errno in 1_i32..4096) {
+            proptest::prop_assert_eq!(decode(encode(Ok(value))), Ok(value));
+            let errno = Errno::from_raw_os_error(errno);
+            proptest::prop_assert_eq!(decode(encode(Err(errno))), Err(errno));
+        }
+    }
+}
