@@ -31,17 +31,18 @@ use rustix::io::Errno;
 pub(crate) use attributes::{SetTime, SettableAttributes};
 pub(crate) use caller::Caller;
 pub(crate) use data::{ReadTarget, WriteOrigin};
+pub(crate) use directory::DirectoryEntry;
 pub(crate) use open_files::{DataMode, Opened};
 
 use crate::backing::{Backing, Child, Stat};
 use crate::handle::HandleTable;
 use crate::inode::{Inode, InodeTable, ROOT_NODE};
 use crate::journal::Journal;
-use crate::state::{DIRECTORIES, FILES, mark};
+use crate::state::{FILES, mark};
 use crate::sys::device::{FuseDevice, Invalidate};
 use crate::sys::identity::Identity;
 use crate::sys::shared_memory::SharedMemory;
-use crate::watcher::{ChangeSink, OwnMutations, Watcher};
+use crate::watcher::{ChangeSink, OwnMutations, StartedBy, Watcher};
 
 /// How long the kernel may trust what it was told while every foreign edit is reported to it.
 const WATCHED_TTL: Duration = Duration::from_secs(3600);
@@ -72,7 +73,7 @@ pub(crate) struct GuardFs {
     journal: Journal,
     table: InodeTable,
     files: HandleTable<open_files::OpenFile>,
-    directories: HandleTable<directory::OpenDirectory>,
+    streams: directory::Streams,
     open_inodes: open_files::OpenInodes,
     device: Arc<FuseDevice>,
     ownership: OwnershipPolicy,
@@ -88,7 +89,6 @@ pub(crate) struct GuardFs {
 struct Tables {
     table: InodeTable,
     files: HandleTable<open_files::OpenFile>,
-    directories: HandleTable<directory::OpenDirectory>,
     open_inodes: open_files::OpenInodes,
 }
 
@@ -114,9 +114,8 @@ impl GuardFs {
     ) -> Result<Self, Errno> {
         let table = InodeTable::create(memory.clone(), backing.root_handle(), backing.root_device())?;
         let files = HandleTable::new(memory.clone(), FILES, mark::FILES);
-        let directories = HandleTable::new(memory.clone(), DIRECTORIES, mark::DIRECTORIES);
         let open_inodes = open_files::OpenInodes::new();
-        Ok(Self::over(backing, memory, device, ownership, Tables { table, files, directories, open_inodes }))
+        Ok(Self::over(backing, memory, device, ownership, Tables { table, files, open_inodes }))
     }
 
     /// Takes over what a worker before this one left in `memory`. Requests may come as soon as this returns.
@@ -133,12 +132,6 @@ impl GuardFs {
             let id = ids.get(&remembered.node).copied().unwrap_or(0);
             open_files::OpenFile::remembered(remembered, open_inodes.restore(remembered, id))
         });
-        let directories = HandleTable::attach(
-            memory.clone(),
-            DIRECTORIES,
-            mark::DIRECTORIES,
-            directory::OpenDirectory::remembered,
-        );
         // Registered, but the last release of the inode was under way when the worker died.
         for (node, id) in registered.into_iter().filter(|(node, _)| !open_inodes.contains(*node)) {
             table.set_opens(node, 0, 0);
@@ -146,7 +139,7 @@ impl GuardFs {
                 tracing::debug!(ino = node, %errno, "cannot close a backing id that was left over");
             }
         }
-        Self::over(backing, memory, device, ownership, Tables { table, files, directories, open_inodes })
+        Self::over(backing, memory, device, ownership, Tables { table, files, open_inodes })
     }
 
     fn over(
@@ -156,14 +149,14 @@ impl GuardFs {
         ownership: OwnershipPolicy,
         tables: Tables,
     ) -> Self {
-        let Tables { table, files, directories, open_inodes } = tables;
+        let Tables { table, files, open_inodes } = tables;
         Self {
             backing,
             journal: Journal::open(memory.clone()),
             memory,
             table,
             files,
-            directories,
+            streams: directory::Streams::new(),
             open_inodes,
             device,
             ownership,
@@ -183,14 +176,14 @@ impl GuardFs {
     }
 
     /// Starts to watch the backing tree for edits that bypass the mount.
-    pub(crate) fn start_watching(self: &Arc<Self>, limit: usize) {
-        // Nothing is cached yet, so asking costs nothing.
+    pub(crate) fn start_watching(self: &Arc<Self>, limit: usize, started_by: StartedBy) {
+        // Asking drops what is cached: nothing yet, or what the watcher drops after a takeover anyway.
         let can_drop_all_names = self.device.invalidate_all_entries().is_ok();
         let ttl = if can_drop_all_names { WATCHED_TTL } else { WATCHED_TTL_WITHOUT_EPOCH };
         self.watched_ttl.get_or_init(|| ttl);
         let sink: Arc<dyn ChangeSink> = Arc::new(KernelCaches(Arc::downgrade(self)));
         self.watcher.get_or_init(|| {
-            Watcher::start(self.backing.root().clone(), limit, self.own_mutations.clone(), sink)
+            Watcher::start(self.backing.root().clone(), limit, started_by, self.own_mutations.clone(), sink)
         });
     }
 
@@ -227,14 +220,9 @@ impl GuardFs {
         self.table.known()
     }
 
-    /// Returns how many files and directories are open.
+    /// Returns how many files are open.
     pub(crate) fn open_handles(&self) -> u64 {
-        self.files.len() + self.directories.len()
-    }
-
-    /// Whether the kernel may keep a directory's listing until it is told otherwise.
-    pub(crate) fn keeps_listings(&self) -> bool {
-        self.is_watched()
+        self.files.len()
     }
 
     /// How long the kernel may trust a name.

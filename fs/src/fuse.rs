@@ -15,11 +15,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, Generation, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::io::Errno;
 
@@ -43,7 +42,9 @@ const REQUIRED: InitFlags = InitFlags::FUSE_ATOMIC_O_TRUNC
 const WANTED: InitFlags = InitFlags::FUSE_DO_READDIRPLUS
     .union(InitFlags::FUSE_READDIRPLUS_AUTO)
     .union(InitFlags::FUSE_ASYNC_DIO)
-    .union(InitFlags::FUSE_CACHE_SYMLINKS);
+    .union(InitFlags::FUSE_CACHE_SYMLINKS)
+    // Makes the kernel compare a directory's mtime before it shows a kept listing; file data is not cached.
+    .union(InitFlags::FUSE_AUTO_INVAL_DATA);
 
 thread_local! {
     /// Payload of a READ reply; grows to [`MAX_WRITE_BYTES`] once.
@@ -331,37 +332,22 @@ impl Filesystem for GuardFuse {
         reply_empty(reply, running.check().and_then(|()| self.0.sync_file(fh.0, datasync)));
     }
 
-    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let running = self.begin(request);
-        let opened = self.0.once(&running, |again| {
-            if let Some(number) = again.and_then(|notes| notes.number) {
-                self.0.discard_directory(number);
-            }
-            self.0.open_directory(&running, ino.0).map(u64::cast_signed)
-        });
-        match opened.map(i64::cast_unsigned) {
-            Ok(number) => {
-                // The kernel keeps the listing until something in the directory changes. Where foreign edits
-                // are not reported it must not: it would never notice.
-                let cache = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
-                let flags = if self.0.keeps_listings() { cache } else { FopenFlags::empty() };
-                reply.opened(FileHandle(number), flags);
-            }
-            Err(error) => reply.error(errno(error)),
-        }
+    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        // From now on the kernel opens directories by itself and keeps their listings (fs/directory.rs).
+        reply.error(errno(Errno::NOSYS));
     }
 
     fn readdir(
         &self,
         request: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
+        ino: INodeNo,
+        _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
         let running = self.begin(request);
         let result = running.check().and_then(|()| {
-            self.0.read_directory(fh.0, offset, |entry| {
+            self.0.read_directory(ino.0, offset, |entry| {
                 let ino = INodeNo(entry.ino);
                 let is_full = reply.add(ino, entry.next_offset, convert::listed_type(entry.kind), entry.name);
                 if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -376,14 +362,14 @@ impl Filesystem for GuardFuse {
     fn readdirplus(
         &self,
         request: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
+        ino: INodeNo,
+        _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
         let running = self.begin(request);
         let result = running.check().and_then(|()| {
-            self.0.read_directory_plus(fh.0, offset, |listed, entry| {
+            self.0.read_directory_plus(ino.0, offset, |listed, entry| {
                 let next = listed.next_offset;
                 let is_full = match entry {
                     Some(entry) => reply.add(
@@ -400,7 +386,7 @@ impl Filesystem for GuardFuse {
                         next,
                         listed.name,
                         &std::time::Duration::ZERO,
-                        &convert::dot_attributes(listed.ino),
+                        &convert::name_only(&listed),
                         Generation(0),
                     ),
                 };
@@ -413,20 +399,9 @@ impl Filesystem for GuardFuse {
         }
     }
 
-    fn releasedir(
-        &self,
-        request: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        reply_empty(reply, self.0.release_directory(&self.begin(request), fh.0));
-    }
-
-    fn fsyncdir(&self, request: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(&self, request: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         let running = self.begin(request);
-        reply_empty(reply, running.check().and_then(|()| self.0.sync_directory(fh.0, datasync)));
+        reply_empty(reply, running.check().and_then(|()| self.0.sync_directory(ino.0, datasync)));
     }
 
     fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -19,6 +19,7 @@ pub use crate::fs::OwnershipPolicy;
 use crate::fuse::connection;
 use crate::state::Found;
 use crate::sys::device::FuseDevice;
+use crate::watcher::StartedBy;
 
 /// How a session serves.
 #[derive(Clone, Debug)]
@@ -110,15 +111,16 @@ impl Session {
         let backing = Backing::new(root).map_err(backing_error)?;
         let (memory, found) = crate::state::open(state.as_fd()).map_err(table_error)?;
         let own_device = Arc::new(FuseDevice::new(device.try_clone().map_err(connection_error)?));
-        let (fs, session) = match found {
+        let (fs, session, started_by) = match found {
             Found::Fresh => {
                 let fs = GuardFs::new(backing, memory, own_device, options.ownership).map_err(table_error)?;
                 let fs = Arc::new(fs);
-                (fs.clone(), connection::connect(fs, device, options.threads))
+                (fs.clone(), connection::connect(fs, device, options.threads), StartedBy::Mount)
             }
             Found::Tables { capabilities } => {
                 let fs = Arc::new(GuardFs::attach(backing, memory, own_device.clone(), options.ownership));
-                (fs.clone(), connection::reconnect(fs, &own_device, capabilities, options.threads))
+                let session = connection::reconnect(fs.clone(), &own_device, capabilities, options.threads);
+                (fs, session, StartedBy::Takeover)
             }
         };
         let session = session.map_err(connection_error)?;
@@ -126,7 +128,7 @@ impl Session {
             .name(format!("fuse {name}"))
             .spawn(move || session.run())
             .map_err(connection_error)?;
-        fs.start_watching(options.watch_limit);
+        fs.start_watching(options.watch_limit, started_by);
         Ok(Self { name, fs, thread })
     }
 

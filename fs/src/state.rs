@@ -48,17 +48,14 @@ pub(crate) const DEVICES: Region = MARKS.after(LINES_PER_PAGE);
 pub(crate) const JOURNAL: Region = DEVICES.after(2 * LINES_PER_PAGE);
 /// Open files.
 pub(crate) const FILES: Region = JOURNAL.after(1 << 20);
-/// Open directories.
-pub(crate) const DIRECTORIES: Region = FILES.after(1 << 18);
 /// Known inodes.
-pub(crate) const INODES: Region = DIRECTORIES.after(1 << 26);
+pub(crate) const INODES: Region = FILES.after(1 << 26);
 
 /// Lines of [`MARKS`], one an owner.
 pub(crate) mod mark {
     pub(crate) const INODES: usize = super::MARKS.first;
     pub(crate) const FILES: usize = super::MARKS.first + 1;
-    pub(crate) const DIRECTORIES: usize = super::MARKS.first + 2;
-    pub(crate) const JOURNAL: usize = super::MARKS.first + 3;
+    pub(crate) const JOURNAL: usize = super::MARKS.first + 2;
 }
 
 const TOTAL_BYTES: usize = (INODES.first + INODES.lines) * LINE_BYTES;
@@ -130,7 +127,7 @@ mod tests {
 
     #[test]
     fn regions_follow_each_other_and_inodes_start_at_a_page() {
-        let regions = [MARKS, DEVICES, JOURNAL, FILES, DIRECTORIES, INODES];
+        let regions = [MARKS, DEVICES, JOURNAL, FILES, INODES];
         assert!(regions.windows(2).all(|pair| pair[0].first + pair[0].lines == pair[1].first));
         assert!(INODES.first.is_multiple_of(LINES_PER_PAGE));
     }

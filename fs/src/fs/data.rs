@@ -79,15 +79,21 @@ impl GuardFs {
         let written = self.once(running, |again| {
             let open_file = self.files.get(number)?;
             if open_file.appends() {
-                let size = rustix::fs::fstat(open_file.file(self)?)?.st_size;
-                // Noted one higher, because 0 means that nothing was noted.
-                let size = u64::try_from(size).map_err(|_| Errno::IO)? + 1;
-                let before = again.map_or(0, |notes| notes.note);
-                if before != 0 && size > before {
-                    let appended = usize::try_from(size - before).map_err(|_| Errno::OVERFLOW)?;
-                    return to_result(appended.min(data.len()));
+                // The kernel holds the file's lock over an append and sends its size as the offset. Noted one
+                // higher, because 0 means that nothing was noted.
+                match again {
+                    Some(notes) if notes.note != 0 => {
+                        let size = rustix::fs::fstat(open_file.file(self)?)?.st_size;
+                        let size = u64::try_from(size).map_err(|_| Errno::IO)?;
+                        let appended = size.saturating_sub(notes.note - 1);
+                        if appended > 0 {
+                            let appended = usize::try_from(appended).map_err(|_| Errno::OVERFLOW)?;
+                            return to_result(appended.min(data.len()));
+                        }
+                        running.note(notes.note);
+                    }
+                    Some(_) | None => running.note(offset + 1),
                 }
-                running.note(size);
             }
             self.reclaim
                 .retry_when_full(|| self.write_now(&open_file, offset, data, origin))

@@ -1,43 +1,40 @@
-//! Directory streams.
+//! Reading directories, without handles.
 //!
-//! The offset that the kernel sends with each request is the backing directory's own cookie, so a stream can
-//! be reopened at any point and seekdir(3) works as on the backing filesystem. Records that did not fit into
-//! one reply stay buffered for the next.
+//! Opening a directory sends no request: the worker answers the first OPENDIR with ENOSYS and the kernel asks no
+//! more (`no_opendir` in fs/fuse/file.c). It then keeps each listing until the directory's mtime changes or it is
+//! told to drop it, so that a repeated listing stays in the kernel.
+//!
+//! The offset that the kernel sends with each request is the backing directory's own cookie, so a listing can go on
+//! at any point, in any worker, and seekdir(3) works as on the backing filesystem. Between two requests of one
+//! listing the open directory and the records that did not fit are kept, for a few listings at a time.
 
 use std::ffi::OsStr;
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 
+use lru::LruCache;
 use parking_lot::Mutex;
 use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::{Entry, GuardFs, borrow};
-use crate::handle::Remembered;
-use crate::journal::Running;
 use crate::sys::directory::{first_record, read_records};
 
 /// Bytes read from the backing directory at once.
 const BUFFER_BYTES: usize = 32 << 10;
 
-/// Noted by a release once the number is free.
-const RELEASED: u64 = 1;
+/// Listings that are kept between two requests; a descriptor and a buffer each.
+const KEPT_STREAMS: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not zero");
 
-/// One open of a directory.
-pub(super) struct OpenDirectory {
-    node: u64,
-    stream: Mutex<Stream>,
-}
+/// Listings under way, by directory and the offset at which they go on.
+pub(super) struct Streams(Mutex<LruCache<(u64, u64), Stream>>);
 
-#[derive(Default)]
 struct Stream {
-    /// Missing in a stream that a worker before this one had open, until it is read again.
-    file: Option<OwnedFd>,
+    file: OwnedFd,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// The cookie that belongs to `start`; `None` before the first read.
-    position: Option<u64>,
 }
 
 /// One name of a directory.
@@ -51,47 +48,40 @@ pub(crate) struct DirectoryEntry<'a> {
     pub(crate) next_offset: u64,
 }
 
+impl Streams {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(LruCache::new(KEPT_STREAMS)))
+    }
+}
+
 impl GuardFs {
-    /// Opens a directory.
-    ///
-    /// # Errors
-    /// As open(2).
-    pub(crate) fn open_directory(&self, running: &Running<'_>, node: u64) -> Result<u64, Errno> {
-        let file = Some(self.directory_file(node)?);
-        let stream = Mutex::new(Stream { file, ..Stream::default() });
-        let number =
-            self.directories.insert(OpenDirectory { node, stream }, Remembered { node, flags: 0 })?;
-        running.note_number(number);
-        Ok(number)
-    }
-
-    fn directory_file(&self, node: u64) -> Result<OwnedFd, Errno> {
-        let inode = self.table.get(node)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        match self.backing.open(&inode.handle, flags) {
-            // A removed directory that is still somebody's working directory.
-            Err(Errno::STALE) => {
-                rustix::fs::openat(&self.node_fd(node)?, ".", flags, rustix::fs::Mode::empty())
-            }
-            result => result,
+    fn open_stream(&self, node: u64, offset: u64) -> Result<Stream, Errno> {
+        // Offset 0 always reads afresh: that is what rewinddir(3) promises.
+        let kept = if offset == 0 { None } else { self.streams.0.lock().pop(&(node, offset)) };
+        if let Some(stream) = kept {
+            return Ok(stream);
         }
+        let inode = self.table.get(node)?;
+        let file = self.backing.open(&inode.handle, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        if offset != 0 {
+            rustix::fs::seek(&file, SeekFrom::Start(offset))?;
+        }
+        Ok(Stream { file, buffer: Vec::new(), start: 0, end: 0 })
     }
 
-    /// Gives the entries from `offset` on to `visit`, until it breaks or the directory ends. The entry at which
-    /// it breaks comes again in the next call.
+    /// Gives the entries of a directory from `offset` on to `visit`, until it breaks or the directory ends. The
+    /// entry at which it breaks comes again in the next call.
     ///
     /// # Errors
     /// As getdents64(2).
     pub(crate) fn read_directory(
         &self,
-        number: u64,
+        node: u64,
         offset: u64,
         mut visit: impl FnMut(DirectoryEntry<'_>) -> ControlFlow<()>,
     ) -> Result<(), Errno> {
-        let directory = self.directories.get(number)?;
-        let mut stream = directory.stream.lock();
-        self.reopen(&directory, &mut stream)?;
-        stream.seek(offset)?;
+        let mut stream = self.open_stream(node, offset)?;
+        let mut position = offset;
         while stream.fill()? {
             let Some(record) = first_record(&stream.buffer[stream.start..stream.end]) else {
                 return Err(Errno::IO);
@@ -104,16 +94,19 @@ impl GuardFs {
                 next_offset: record.next_offset,
             };
             if visit(entry).is_break() {
+                // The evicted listing, if any, is opened again when it goes on.
+                let evicted = self.streams.0.lock().push((node, position), stream);
+                drop(evicted);
                 return Ok(());
             }
             stream.start += bytes;
-            stream.position = Some(next);
+            position = next;
         }
         Ok(())
     }
 
-    /// As [`Self::read_directory`], with each entry's attributes and a reference counted for it. `visit` returns
-    /// whether the entry was taken; if not, its reference is taken back and the reading ends.
+    /// As [`Self::read_directory`], with each entry's attributes and a reference counted for it. `visit` returns whether the entry was taken; if not, its reference is taken back and the reading
+    /// ends.
     ///
     /// `.` and `..` come without attributes, as the protocol wants it.
     ///
@@ -121,26 +114,26 @@ impl GuardFs {
     /// As getdents64(2).
     pub(crate) fn read_directory_plus(
         &self,
-        number: u64,
+        node: u64,
         offset: u64,
         mut visit: impl FnMut(DirectoryEntry<'_>, Option<&Entry>) -> bool,
     ) -> Result<(), Errno> {
-        let fd = self.node_fd(self.directories.get(number)?.node)?;
-        self.read_directory(number, offset, |listed| {
-            if listed.name == "." || listed.name == ".." {
+        let dir = self.node_fd(node)?;
+        self.read_directory(node, offset, |listed| {
+            let is_dots = listed.name == "." || listed.name == "..";
+            if is_dots {
                 return if visit(listed, None) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
             }
             // An entry that vanished below the mount since it was read is left out.
-            let Ok(child) = self.backing.child(borrow(&fd), listed.name) else {
+            let child = self.backing.child(borrow(&dir), listed.name);
+            let Ok(entry) = child.and_then(|child| self.entry(child)) else {
                 return ControlFlow::Continue(());
             };
-            let Ok(entry) = self.entry(child) else { return ControlFlow::Continue(()) };
             if visit(listed, Some(&entry)) {
-                ControlFlow::Continue(())
-            } else {
-                self.forget(entry.node, 1);
-                ControlFlow::Break(())
+                return ControlFlow::Continue(());
             }
+            self.forget(entry.node, 1);
+            ControlFlow::Break(())
         })
     }
 
@@ -148,66 +141,14 @@ impl GuardFs {
     ///
     /// # Errors
     /// As fsync(2).
-    pub(crate) fn sync_directory(&self, number: u64, data_only: bool) -> Result<(), Errno> {
-        let directory = self.directories.get(number)?;
-        let mut stream = directory.stream.lock();
-        let file = self.reopen(&directory, &mut stream)?;
+    pub(crate) fn sync_directory(&self, node: u64, data_only: bool) -> Result<(), Errno> {
+        let inode = self.table.get(node)?;
+        let file = self.backing.open(&inode.handle, OFlags::RDONLY | OFlags::DIRECTORY)?;
         if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }
-    }
-
-    /// Ends one open.
-    ///
-    /// # Errors
-    /// `EBADF` when the number is not open.
-    pub(crate) fn release_directory(&self, running: &Running<'_>, number: u64) -> Result<(), Errno> {
-        self.once(running, |again| {
-            if again.is_some_and(|notes| notes.note == RELEASED) {
-                return Ok(0);
-            }
-            self.directories.take(number)?;
-            running.note(RELEASED);
-            self.directories.recycle(number);
-            Ok(0)
-        })
-        .map(drop)
-    }
-
-    /// Ends an open of which the kernel never heard.
-    pub(crate) fn discard_directory(&self, number: u64) {
-        if self.directories.take(number).is_ok() {
-            self.directories.recycle(number);
-        }
-    }
-
-    /// Returns the stream's descriptor, opened now if it was a dead worker's.
-    fn reopen<'a>(&self, directory: &OpenDirectory, stream: &'a mut Stream) -> Result<&'a OwnedFd, Errno> {
-        if stream.file.is_none() {
-            stream.file = Some(self.directory_file(directory.node)?);
-        }
-        stream.file.as_ref().ok_or(Errno::BADF)
-    }
-}
-
-impl OpenDirectory {
-    /// Rebuilds what a worker before this one had open. Every request names its offset, so nothing is lost.
-    pub(super) fn remembered(remembered: Remembered) -> Self {
-        Self { node: remembered.node, stream: Mutex::default() }
     }
 }
 
 impl Stream {
-    /// Goes to a cookie unless the buffer stands there already. Offset 0 always reads afresh: that is what
-    /// rewinddir(3) promises.
-    fn seek(&mut self, offset: u64) -> Result<(), Errno> {
-        if offset != 0 && self.position == Some(offset) {
-            return Ok(());
-        }
-        rustix::fs::seek(self.file.as_ref().ok_or(Errno::BADF)?, SeekFrom::Start(offset))?;
-        (self.start, self.end) = (0, 0);
-        self.position = Some(offset);
-        Ok(())
-    }
-
     /// Returns whether there is a record at `start`, reading more if needed.
     fn fill(&mut self) -> Result<bool, Errno> {
         if self.start < self.end {
@@ -215,7 +156,7 @@ impl Stream {
         }
         self.buffer.resize(BUFFER_BYTES, 0);
         self.start = 0;
-        self.end = read_records(self.file.as_ref().ok_or(Errno::BADF)?.as_fd(), &mut self.buffer)?;
+        self.end = read_records(self.file.as_fd(), &mut self.buffer)?;
         Ok(self.end > 0)
     }
 }

@@ -5,6 +5,7 @@
 //! reaches [`super::data`]. These two mix freely on one inode; any other mix gives EIO or ENODEV
 //! (fs/fuse/iomode.c). Where passthrough is missing, every open of the inode is an ordinary cached one instead.
 
+use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use rustc_hash::FxHashMap;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Caller, Entry, GuardFs, borrow};
+use super::{Caller, Entry as NodeEntry, GuardFs, borrow};
 use crate::handle::Remembered;
 use crate::journal::Running;
 use crate::sys::device::Invalidate;
@@ -208,7 +209,7 @@ impl GuardFs {
         mode: u32,
         umask: u32,
         flags: OFlags,
-    ) -> Result<(Entry, Opened), Errno> {
+    ) -> Result<(NodeEntry, Opened), Errno> {
         let dir = self.node_fd(parent)?;
         identity::assume(self.creator(caller, umask))?;
         let mode = self.allowed_mode(mode);
@@ -253,7 +254,7 @@ impl GuardFs {
         parent: u64,
         name: &OsStr,
         flags: OFlags,
-    ) -> Result<(Entry, Opened), Errno> {
+    ) -> Result<(NodeEntry, Opened), Errno> {
         let entry = self.lookup(parent, name)?;
         let file_type = u32::from(entry.stat.stx_mode) & libc::S_IFMT;
         let opened = if file_type == libc::S_IFREG {
@@ -311,7 +312,7 @@ impl GuardFs {
         is_privileged: bool,
     ) -> Result<Opened, Errno> {
         let maybe_mapped = flags & OFlags::ACCMODE == OFlags::RDWR;
-        let (mode, inode) = self.acquire_data_mode(node, maybe_mapped)?;
+        let (mode, inode) = self.acquire_data_mode(node, file.as_ref(), maybe_mapped)?;
         if is_privileged {
             inode.may_be_privileged.store(true, Ordering::Relaxed);
         }
@@ -346,17 +347,18 @@ impl GuardFs {
     fn acquire_data_mode(
         &self,
         node: u64,
+        file: Option<&OwnedFd>,
         maybe_mapped: bool,
     ) -> Result<(DataMode, Arc<OpenInodeState>), Errno> {
-        // Opened before the lock is taken: it is needed for the first open only, and mostly cached then.
-        let fd = if self.is_passthrough() { Some(self.node_fd(node)?) } else { None };
         let mut shard = self.open_inodes.shard(node).lock();
-        let inode = shard.entry(node).or_insert_with(|| OpenInode {
-            opens: 0,
-            maybe_mapped_writable: 0,
-            mode: fd.map_or(DataMode::Cached, |fd| self.register_backing(node, borrow(&fd))),
-            state: Arc::default(),
-        });
+        let inode = match shard.entry(node) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let mode =
+                    if self.is_passthrough() { self.register_backing(node, file)? } else { DataMode::Cached };
+                entry.insert(OpenInode { opens: 0, maybe_mapped_writable: 0, mode, state: Arc::default() })
+            }
+        };
         inode.opens += 1;
         inode.maybe_mapped_writable += u32::from(maybe_mapped);
         let (opens, mode) = (inode.opens, inode.mode);
@@ -364,14 +366,19 @@ impl GuardFs {
         Ok((mode, inode.state.clone()))
     }
 
-    fn register_backing(&self, node: u64, fd: BorrowedFd<'_>) -> DataMode {
-        match self.device.open_backing(fd) {
+    /// Registers the inode for passthrough, by the descriptor that was just opened if there is one.
+    fn register_backing(&self, node: u64, file: Option<&OwnedFd>) -> Result<DataMode, Errno> {
+        let registered = match file {
+            Some(file) => self.device.open_backing(file.as_fd()),
+            None => self.device.open_backing(borrow(&self.node_fd(node)?)),
+        };
+        Ok(match registered {
             Ok(id) => DataMode::Passthrough(id),
             Err(errno) => {
                 tracing::warn!(ino = node, %errno, "file cannot be passed through; it is cached instead");
                 DataMode::Cached
             }
-        }
+        })
     }
 
     fn release_data_mode(&self, node: u64, maybe_mapped: bool) {

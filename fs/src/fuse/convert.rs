@@ -7,7 +7,7 @@ use rustix::fs::{OFlags, StatxTimestamp, Timespec};
 use rustix::io::Errno;
 
 use crate::backing::Stat;
-use crate::fs::{DataMode, Opened, SetTime};
+use crate::fs::{DataMode, DirectoryEntry, Opened, SetTime};
 use crate::inode::ROOT_NODE;
 
 /// The errno of a reply.
@@ -20,15 +20,17 @@ pub(super) fn open_flags(flags: i32) -> OFlags {
     OFlags::from_bits_retain(flags.cast_unsigned())
 }
 
+/// Every write(2) has reached the backing file before it returned, so close(2) has nothing to flush: one round trip
+/// less.
+const NO_FLUSH: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
+
 /// The open mode that a reply asks the kernel for (SEMANTICS.md, "Open modes").
 pub(super) fn open_reply_flags(opened: &Opened) -> FopenFlags {
     match (opened.mode, opened.is_writer) {
         (DataMode::Passthrough(_), true) => {
-            FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
+            NO_FLUSH | FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
         }
-        // A reader has nothing to flush: one round trip less at close(2).
-        (_, false) => FopenFlags::FOPEN_NOFLUSH,
-        (DataMode::Cached, true) => FopenFlags::empty(),
+        (DataMode::Passthrough(_), false) | (DataMode::Cached, _) => NO_FLUSH,
     }
 }
 
@@ -67,15 +69,15 @@ pub(super) fn shown_ino(node: u64, stat: &Stat) -> u64 {
     if node == ROOT_NODE { stat.stx_ino } else { node }
 }
 
-/// What a negative entry carries: node 0.
-pub(super) fn no_attributes() -> FileAttr {
-    dot_attributes(0)
+/// What a listed name without attributes carries: an inode number and a type.
+pub(super) fn name_only(listed: &DirectoryEntry<'_>) -> FileAttr {
+    FileAttr { ino: INodeNo(listed.ino), kind: listed_type(listed.kind), ..no_attributes() }
 }
 
-/// What `.` and `..` carry in a listing: an inode number and a type.
-pub(super) fn dot_attributes(ino: u64) -> FileAttr {
+/// What a negative entry carries: node 0.
+pub(super) fn no_attributes() -> FileAttr {
     FileAttr {
-        ino: INodeNo(ino),
+        ino: INodeNo(0),
         size: 0,
         blocks: 0,
         atime: UNIX_EPOCH,
@@ -180,8 +182,9 @@ mod tests {
 
     #[test]
     fn writer_is_direct_and_reader_is_not() {
-        let opened = |is_writer| Opened { number: 0, mode: DataMode::Passthrough(1), is_writer };
-        assert!(open_reply_flags(&opened(true)).contains(FopenFlags::FOPEN_DIRECT_IO));
-        assert_eq!(open_reply_flags(&opened(false)), FopenFlags::FOPEN_NOFLUSH);
+        let flags =
+            |is_writer| open_reply_flags(&Opened { number: 0, mode: DataMode::Passthrough(1), is_writer });
+        assert!(flags(true).contains(FopenFlags::FOPEN_DIRECT_IO));
+        assert!(!flags(false).contains(FopenFlags::FOPEN_DIRECT_IO));
     }
 }

@@ -5,7 +5,6 @@
 //! change is reported.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use rustc_hash::FxHashMap;
@@ -18,14 +17,10 @@ impl DirectoryId {
     /// The root of the workspace.
     pub(super) const ROOT: DirectoryId = DirectoryId(0);
 
-    /// Returns the id with this index.
+    /// Returns any id.
+    #[cfg(test)]
     pub(super) const fn from_index(index: u32) -> Self {
         Self(index)
-    }
-
-    /// Returns the index that [`DirectoryId::from_index`] takes.
-    pub(super) const fn index(self) -> u32 {
-        self.0
     }
 }
 
@@ -43,7 +38,6 @@ struct Directory {
     key: DirectoryKey,
     parent: DirectoryId,
     name: OsString,
-    watched_as: RawFd,
 }
 
 /// The table of watched directories. Invariant: the root is its own parent and always there.
@@ -54,12 +48,11 @@ pub(super) struct Directories {
 }
 
 impl Directories {
-    /// Returns a table with nothing but the root. `watched_as` is the descriptor number that its watch is named
-    /// by, here and below.
-    pub(super) fn new(root: DirectoryKey, watched_as: RawFd) -> Self {
+    /// Returns a table with nothing but the root.
+    pub(super) fn new(root: DirectoryKey) -> Self {
         let mut directories =
             Self { by_id: FxHashMap::default(), by_key: FxHashMap::default(), next: DirectoryId::ROOT.0 + 1 };
-        let directory = Directory { key: root, parent: DirectoryId::ROOT, name: OsString::new(), watched_as };
+        let directory = Directory { key: root, parent: DirectoryId::ROOT, name: OsString::new() };
         directories.by_id.insert(DirectoryId::ROOT, directory);
         directories.by_key.insert(root, DirectoryId::ROOT);
         directories
@@ -97,11 +90,10 @@ impl Directories {
         key: DirectoryKey,
         parent: DirectoryId,
         name: OsString,
-        watched_as: RawFd,
     ) -> Option<DirectoryId> {
         let id = DirectoryId(self.next);
         self.next = self.next.checked_add(1)?;
-        self.by_id.insert(id, Directory { key, parent, name, watched_as });
+        self.by_id.insert(id, Directory { key, parent, name });
         self.by_key.insert(key, id);
         Some(id)
     }
@@ -126,16 +118,10 @@ impl Directories {
         }
     }
 
-    /// Drops a directory and everything below it, and returns them with the descriptor numbers that their
-    /// watches are named by. Looks at the whole table.
-    pub(super) fn remove_tree(&mut self, top: DirectoryId) -> Vec<(DirectoryId, RawFd)> {
-        let inside: Vec<_> = self
-            .by_id
-            .iter()
-            .filter(|(id, _)| self.is_inside(**id, top))
-            .map(|(id, directory)| (*id, directory.watched_as))
-            .collect();
-        for (id, _) in &inside {
+    /// Drops a directory and everything below it, and returns them. Looks at the whole table.
+    pub(super) fn remove_tree(&mut self, top: DirectoryId) -> Vec<DirectoryId> {
+        let inside: Vec<_> = self.by_id.keys().copied().filter(|id| self.is_inside(*id, top)).collect();
+        for id in &inside {
             self.remove(*id);
         }
         inside
@@ -185,11 +171,11 @@ mod tests {
 
     /// `a`, `a/b`, `a/b/c` and `d` with inode numbers 2 to 5.
     fn tree() -> (Directories, [DirectoryId; 4]) {
-        let mut directories = Directories::new(key(1), 10);
-        let a = directories.insert(key(2), DirectoryId::ROOT, "a".into(), 12).unwrap();
-        let b = directories.insert(key(3), a, "b".into(), 13).unwrap();
-        let c = directories.insert(key(4), b, "c".into(), 14).unwrap();
-        let d = directories.insert(key(5), DirectoryId::ROOT, "d".into(), 15).unwrap();
+        let mut directories = Directories::new(key(1));
+        let a = directories.insert(key(2), DirectoryId::ROOT, "a".into()).unwrap();
+        let b = directories.insert(key(3), a, "b".into()).unwrap();
+        let c = directories.insert(key(4), b, "c".into()).unwrap();
+        let d = directories.insert(key(5), DirectoryId::ROOT, "d".into()).unwrap();
         (directories, [a, b, c, d])
     }
 
@@ -206,7 +192,7 @@ mod tests {
         let (mut directories, [a, b, c, d]) = tree();
         let mut removed = directories.remove_tree(a);
         removed.sort();
-        assert_eq!(removed, [(a, 12), (b, 13), (c, 14)]);
+        assert_eq!(removed, [a, b, c]);
         assert_eq!(directories.len(), 2);
         assert_eq!(directories.find(key(4)), None);
         assert_eq!(directories.find(key(5)), Some(d));
@@ -239,7 +225,7 @@ mod tests {
     #[test]
     fn reused_inode_number_belongs_to_the_newer_directory() {
         let (mut directories, [a, ..]) = tree();
-        let newer = directories.insert(key(2), DirectoryId::ROOT, "again".into(), 16).unwrap();
+        let newer = directories.insert(key(2), DirectoryId::ROOT, "again".into()).unwrap();
         directories.remove(a);
         assert_eq!(directories.find(key(2)), Some(newer));
     }

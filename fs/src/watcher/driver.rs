@@ -11,7 +11,7 @@
 //! happens here, with no lock held. ShortTtl is final until the next mount.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,7 @@ use super::batch::{Batch, Change, Changes};
 use super::directories::{Directories, DirectoryId};
 use super::listing::{Count, Listing, ListingError, count_directories, remote_filesystem};
 use super::source::{Notice, Source, WatchError};
-use super::{ChangeSink, OwnMutations, Status};
+use super::{ChangeSink, OwnMutations, StartedBy, Status};
 
 /// Pause before the watches are set up again; doubled each time that events are lost again soon.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -50,6 +50,7 @@ const MAX_GROWN: usize = 65_536;
 pub(super) struct Driver {
     pub(super) root: Arc<OwnedFd>,
     pub(super) limit: usize,
+    pub(super) started_by: StartedBy,
     pub(super) own: Arc<OwnMutations>,
     pub(super) sink: Arc<dyn ChangeSink>,
     pub(super) status: Arc<Status>,
@@ -94,16 +95,17 @@ impl Driver {
     /// Runs until stopped, or until there can be no watch.
     pub(super) fn run(self) {
         let mut pause = FIRST_PAUSE;
-        let mut has_watched = false;
+        // What a worker before this one told the kernel for long may be there still.
+        let mut has_promised = self.started_by == StartedBy::Takeover;
         loop {
             let begun = Instant::now();
             self.own.enable(thread::current());
-            let end = self.watch(has_watched);
+            let end = self.watch(has_promised);
             self.own.disable();
-            has_watched |= self.status.is_watched();
+            has_promised |= self.status.is_watched();
             match end {
                 End::Stopped => return,
-                End::Impossible(reason) => return self.give_up(reason, has_watched),
+                End::Impossible(reason) => return self.give_up(reason, has_promised),
                 End::Lost => {
                     self.status.set_starting();
                     tracing::warn!(
@@ -122,10 +124,10 @@ impl Driver {
     }
 
     /// Order matters: short times to live first, so that nothing new is cached for long, then the caches.
-    fn give_up(&self, reason: String, has_watched: bool) {
+    fn give_up(&self, reason: String, has_promised: bool) {
         tracing::warn!(reason = %reason, "no watch for foreign edits, attributes are trusted for one second only");
         self.status.set_short_ttl(reason);
-        if has_watched {
+        if has_promised {
             self.sink.everything_changed();
             if !self.sleep(IN_FLIGHT) {
                 self.sink.everything_changed();
@@ -150,11 +152,12 @@ impl Driver {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn watch(&self, is_repeated: bool) -> End {
+    fn watch(&self, has_promised: bool) -> End {
         let result = self.begin().and_then(|mut watch| {
             watch.walk()?;
-            if is_repeated {
-                // Replies from before the loss may have been cached after the first call.
+            if has_promised {
+                // Changes from before these watches, and replies that reached the kernel's cache only after the
+                // loss was told.
                 self.sink.everything_changed();
             }
             watch.follow()
@@ -177,11 +180,11 @@ impl Driver {
         }
         let root = Listing::open(self.root.as_fd(), Path::new(""))?
             .ok_or_else(|| End::Impossible("the workspace's directory is gone".to_owned()))?;
-        let directories = Directories::new(root.key(), root.fd().as_raw_fd());
+        let directories = Directories::new(root.key());
         let pending = Arc::new(Mutex::new(Pending::new(directories)));
         let receiver =
             Receiver { pending: pending.clone(), own: self.own.clone(), driver: thread::current() };
-        let mut source = Source::start(move |notice, now| receiver.receive(notice, now))?;
+        let source = Source::start(move |notice, now| receiver.receive(notice, now))?;
         source.watch(root.fd(), DirectoryId::ROOT)?;
         self.own.forget_directory(root.key().inode);
         Ok(Watch { driver: self, pending, source, root, deferred: Deferred::default() })
@@ -241,14 +244,14 @@ impl Watch<'_> {
             }
         })?;
         self.adopt(inside, Contents::Unknown)?;
-        let directories = self.pending.lock().directories.len();
-        tracing::info!(directories, "backing tree is watched for foreign edits");
-        self.driver.status.set_watched(directories);
         Ok(())
     }
 
     /// Reports changes until stopped.
     fn follow(&mut self) -> Result<(), End> {
+        let directories = self.pending.lock().directories.len();
+        tracing::info!(directories, "backing tree is watched for foreign edits");
+        self.driver.status.set_watched(directories);
         loop {
             if self.driver.is_stopped() {
                 return Ok(());
@@ -256,10 +259,8 @@ impl Watch<'_> {
             self.collect_debts()?;
             let work = self.take_work()?;
             if !work.grown.is_empty() {
-                self.source.set_urgent(true);
                 self.adopt(work.grown, Contents::Reported)?;
             }
-            self.source.set_urgent(false);
             self.check_places(work.moved)?;
             if let Some(changes) = work.changes {
                 self.report(changes);
@@ -370,7 +371,7 @@ impl Watch<'_> {
         if directories.len() >= self.driver.limit {
             return Err(self.driver.too_many());
         }
-        let id = directories.insert(listing.key(), parent, name.to_owned(), listing.fd().as_raw_fd());
+        let id = directories.insert(listing.key(), parent, name.to_owned());
         // After four billion directories the numbers begin again with a new watch.
         id.ok_or(End::Lost).map(Some)
     }
@@ -421,8 +422,8 @@ impl Watch<'_> {
             return Ok(());
         }
         let gone = self.pending.lock().directories.remove_tree(directory);
-        for (id, watched_as) in gone {
-            self.source.unwatch(watched_as, id)?;
+        for id in gone {
+            self.source.unwatch(id)?;
         }
         Ok(())
     }
@@ -468,11 +469,11 @@ impl Receiver {
         let mut pending = self.pending.lock();
         let (was_open, was_urgent) = (pending.batch.due_at().is_some(), pending.is_urgent());
         match notice {
-            Notice::Appeared { directory, name, may_be_directory } => {
+            Notice::Appeared { directory, name, is_directory } => {
                 if !self.is_own(&pending, directory, name) {
                     pending.note(directory, name, Change::Appeared, now);
                 }
-                if may_be_directory {
+                if is_directory {
                     pending.grow(directory, name);
                 }
             }
@@ -552,7 +553,7 @@ mod tests {
     use super::*;
 
     fn after(count: usize, mut step: impl FnMut(&mut Pending, &OsStr)) -> Pending {
-        let mut pending = Pending::new(Directories::new(DirectoryKey { device: 1, inode: 1 }, 0));
+        let mut pending = Pending::new(Directories::new(DirectoryKey { device: 1, inode: 1 }));
         for index in 0..count {
             step(&mut pending, OsStr::new(&index.to_string()));
         }

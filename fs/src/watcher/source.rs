@@ -1,64 +1,71 @@
-//! Inotify through the `notify` crate: the only file that imports it.
+//! One inotify instance and the thread that reads it.
 //!
-//! One watch per directory, none of them recursive, although `notify` could walk a tree by itself. Its walk
-//! goes by path, and the first component it opens may have been replaced by a symbolic link since the event
-//! (a container could make us watch the whole host); and of what happens in a new directory before its watch
-//! begins, it finds nothing but directories. Here the caller opens a directory safely, has it watched through
-//! its descriptor, and lists it afterwards.
+//! One watch per directory. The caller opens a directory safely, has it watched through its descriptor, and
+//! lists it afterwards: going by path, a symbolic link that a container has put in place of a directory since
+//! the event could make us watch the whole host, and what happens in a new directory before its watch begins
+//! would go unnoticed.
 //!
-//! `notify` names a watch by its path and a descriptor's number is soon used again, so the path that it is
-//! given also spells the directory's number, in a detour that leads nowhere: `/proc/self/fd/../ns/../fd/57`
-//! is descriptor 57, watched as directory 4. Events come back with that path (see [`alias`]).
+//! Why not the `notify` crate: it looks at all its watches whenever a directory is deleted, and reads no events
+//! meanwhile (`rm -rf` of 10,000 watched directories left it blind for 8 s, events being lost; here the next
+//! report comes as after any other change). It names watches by path, although these directories have none
+//! that is safe to use. And its stable version asks for opens and closes by readers as well, about 2 µs for
+//! everyone who opens a file.
 //!
 //! The kernel wakes the reader at the first event in an empty queue, which would cost a process that writes
-//! in a loop a context switch per write. The reader therefore sleeps [`GATHER`] before it looks at events
-//! that come after a silence; meanwhile the kernel merges equal neighbours in its queue.
-//!
-//! [`RAISED`] is what the kernel raises events for; `notify` 9 hands it down to `inotify_add_watch`. (`notify` 8
-//! always asks for opens and closes as well: about 2 µs for everyone who opens a file.)
+//! in a loop a context switch per write. The reader therefore waits [`GATHER`] before it looks at events that
+//! come after a silence; meanwhile the kernel merges equal neighbours in its queue.
 
-use std::convert::Infallible;
 use std::ffi::OsStr;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
-use std::time::{Duration, Instant};
+use std::thread::JoinHandle;
+use std::time::Instant;
 
-use notify::event::{CreateKind, ModifyKind, RenameMode};
-use notify::{
-    Config, ErrorKind, EventHandler, EventKind, EventKindMask, INotifyWatcher, RecursiveMode, Watcher,
-};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
 use super::directories::DirectoryId;
 
-/// Creation, removal, renames, data and attributes: changes only. An open or a close is none, and raising an
-/// event costs the process that causes it.
-const RAISED: EventKindMask = EventKindMask::CREATE
-    .union(EventKindMask::REMOVE)
-    .union(EventKindMask::MODIFY_NAME)
-    .union(EventKindMask::MODIFY_DATA)
-    .union(EventKindMask::MODIFY_META);
+/// What the kernel raises events for: changes only. Opening is none, nor is closing what was only read, and
+/// raising an event costs the process that causes it.
+///
+/// CLOSE_WRITE is there for stores through a mapping, which raise nothing themselves. That a directory is
+/// deleted is told by IGNORED, which needs no asking.
+const RAISED: WatchFlags = WatchFlags::CREATE
+    .union(WatchFlags::DELETE)
+    .union(WatchFlags::MOVED_FROM)
+    .union(WatchFlags::MOVED_TO)
+    .union(WatchFlags::MOVE_SELF)
+    .union(WatchFlags::ATTRIB)
+    .union(WatchFlags::MODIFY)
+    .union(WatchFlags::CLOSE_WRITE);
+
+/// How watches are made: of nothing but directories, and without events of files that have lost their name.
+const ASKED: WatchFlags = RAISED.union(WatchFlags::ONLYDIR).union(WatchFlags::EXCL_UNLINK);
 
 /// How long events gather in the kernel's queue. The default queue (16,384 events) fills in about 50 ms when
 /// two threads do nothing but create and unlink files.
-const GATHER: Duration = Duration::from_millis(3);
+const GATHER: Timespec = Timespec { tv_sec: 0, tv_nsec: 3_000_000 };
 
-/// Time between two events that tells that the queue was empty. Decoding an event takes 1–2 µs; being
-/// preempted in between costs one pause too many.
-const SILENCE: Duration = Duration::from_micros(50);
+const NOT_AT_ALL: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+
+/// Size of the reader's buffer: about 500 events with short names.
+const BUFFER_BYTES: usize = 16 * 1024;
 
 /// Something that happened, by directory number.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Notice<'a> {
     /// A name was created, or something was renamed to it.
-    Appeared { directory: DirectoryId, name: &'a OsStr, may_be_directory: bool },
+    Appeared { directory: DirectoryId, name: &'a OsStr, is_directory: bool },
     /// A name was removed, or renamed away.
     Vanished { directory: DirectoryId, name: &'a OsStr },
-    /// Content or attributes of what the name stands for changed; without a name, of the directory.
+    /// Content or attributes of what the name stands for may have changed; without a name, of the directory.
     Content { directory: DirectoryId, name: Option<&'a OsStr> },
     /// The directory was deleted; its watch has ended.
     Gone { directory: DirectoryId },
@@ -80,198 +87,225 @@ pub(super) enum WatchError {
     NoInstancesLeft,
     /// There is no instance, or no thread that reads it.
     #[error("cannot start inotify: {0}")]
-    Start(#[source] notify::Error),
+    Start(#[source] std::io::Error),
     /// ENOSPC.
     #[error("no inotify watch is left (fs.inotify.max_user_watches allows {})", setting("max_user_watches"))]
     NoWatchesLeft,
     /// Anything else.
     #[error("cannot watch a directory: {0}")]
-    Watch(#[source] notify::Error),
+    Watch(#[source] Errno),
 }
 
 /// A running inotify instance with its thread. Dropping it ends all watches and waits for the thread.
 pub(super) struct Source {
-    watcher: Option<INotifyWatcher>,
-    gathering: Arc<Gathering>,
-    /// Disconnects when the handler is dropped, which is the last thing that the thread does.
-    ended: Receiver<Infallible>,
+    inotify: Arc<OwnedFd>,
+    watches: Arc<Mutex<Watches>>,
+    /// Readable once the thread is to end.
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
 }
 
-struct Gathering {
-    is_urgent: Mutex<bool>,
-    became_urgent: Condvar,
+/// Which watch belongs to which directory. The kernel gives out watch descriptors in ascending order and begins
+/// again only after two billion, so that late events of an ended watch are not taken for those of another.
+#[derive(Default)]
+struct Watches {
+    directories: FxHashMap<i32, DirectoryId>,
+    descriptors: FxHashMap<DirectoryId, i32>,
 }
 
-struct Handler<F> {
+struct Reader<F> {
     receive: F,
-    gathering: Arc<Gathering>,
-    last_event: Instant,
-    _ends: Sender<Infallible>,
+    inotify: Arc<OwnedFd>,
+    watches: Arc<Mutex<Watches>>,
+    stop: Arc<OwnedFd>,
 }
 
 impl Source {
-    /// Starts inotify without any watch. `receive` is called on the source's own thread; it must not block on
-    /// anything that waits for [`Source::watch`].
+    /// Starts inotify without any watch. `receive` is called on the source's own thread, which holds no lock.
     ///
     /// # Errors
     /// [`WatchError::NoInstancesLeft`], or [`WatchError::Start`] for anything else.
     pub(super) fn start(
         receive: impl FnMut(Notice<'_>, Instant) + Send + 'static,
     ) -> Result<Self, WatchError> {
-        let gathering = Arc::new(Gathering { is_urgent: Mutex::new(true), became_urgent: Condvar::new() });
-        let (ends, ended) = channel();
-        let handler =
-            Handler { receive, gathering: gathering.clone(), last_event: Instant::now(), _ends: ends };
-        let config = Config::default().with_follow_symlinks(false).with_event_kinds(RAISED);
-        let watcher = INotifyWatcher::new(handler, config).map_err(|error| match &error.kind {
-            ErrorKind::Io(io) if Errno::from_io_error(io) == Some(Errno::MFILE) => {
-                WatchError::NoInstancesLeft
-            }
-            _ => WatchError::Start(error),
-        })?;
-        if let Err(error) = watcher.watched_paths() {
-            // `notify` does not say that it could not start its thread: nobody answers. It would panic when it
-            // is dropped; leaving it costs an event descriptor.
-            std::mem::forget(watcher);
-            return Err(WatchError::Start(error));
-        }
-        Ok(Self { watcher: Some(watcher), gathering, ended })
+        let start = |errno: Errno| WatchError::Start(errno.into());
+        let inotify =
+            inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(|errno| match errno {
+                Errno::MFILE => WatchError::NoInstancesLeft,
+                errno => start(errno),
+            })?;
+        let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map_err(start)?;
+        let (inotify, stop, watches) = (Arc::new(inotify), Arc::new(stop), Arc::default());
+        let reader = Reader {
+            receive,
+            inotify: Arc::clone(&inotify),
+            watches: Arc::clone(&watches),
+            stop: stop.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("wsguard-inotify".to_owned())
+            .spawn(move || reader.run())
+            .map_err(WatchError::Start)?;
+        Ok(Self { inotify, watches, stop, thread: Some(thread) })
     }
 
     /// Begins to watch the directory that is open as `fd`; that may be closed afterwards.
     ///
     /// # Errors
     /// [`WatchError::NoWatchesLeft`], or [`WatchError::Watch`] for anything else.
-    pub(super) fn watch(&mut self, fd: BorrowedFd<'_>, directory: DirectoryId) -> Result<(), WatchError> {
-        let Some(watcher) = &mut self.watcher else { return Ok(()) };
-        watcher.watch(&alias(directory, fd.as_raw_fd()), RecursiveMode::NonRecursive).map_err(|error| {
-            match error.kind {
-                ErrorKind::MaxFilesWatch => WatchError::NoWatchesLeft,
-                _ => WatchError::Watch(error),
+    pub(super) fn watch(&self, fd: BorrowedFd<'_>, directory: DirectoryId) -> Result<(), WatchError> {
+        // Inotify takes paths only; this one leads to the open directory, whatever its name is now.
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        // Held until the watch is known: its first events may be read before add_watch returns.
+        let mut watches = self.watches.lock();
+        match inotify::add_watch(&*self.inotify, path, ASKED) {
+            Ok(descriptor) => {
+                watches.enter(descriptor, directory);
+                Ok(())
             }
-        })
-    }
-
-    /// Ends the watch of a directory that [`Source::watch`] was given as descriptor number `descriptor`.
-    ///
-    /// # Errors
-    /// [`WatchError::Watch`]; a watch that has ended by itself is none.
-    pub(super) fn unwatch(&mut self, descriptor: RawFd, directory: DirectoryId) -> Result<(), WatchError> {
-        let Some(watcher) = &mut self.watcher else { return Ok(()) };
-        match watcher.unwatch(&alias(directory, descriptor)) {
-            Err(error) if !matches!(error.kind, ErrorKind::WatchNotFound) => Err(WatchError::Watch(error)),
-            _ => Ok(()),
+            Err(Errno::NOSPC) => Err(WatchError::NoWatchesLeft),
+            Err(errno) => Err(WatchError::Watch(errno)),
         }
     }
 
-    /// Says whether [`Source::watch`] is being called a lot: then the thread does not pause in between.
-    pub(super) fn set_urgent(&self, is_urgent: bool) {
-        *self.gathering.is_urgent.lock() = is_urgent;
-        if is_urgent {
-            self.gathering.became_urgent.notify_all();
+    /// Ends the watch of a directory.
+    ///
+    /// # Errors
+    /// [`WatchError::Watch`]; a watch that has ended by itself is none.
+    pub(super) fn unwatch(&self, directory: DirectoryId) -> Result<(), WatchError> {
+        let Some(descriptor) = self.watches.lock().leave(directory) else { return Ok(()) };
+        match inotify::remove_watch(&*self.inotify, descriptor) {
+            // Deleted meanwhile.
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Err(errno) => Err(WatchError::Watch(errno)),
         }
     }
 }
 
 impl Drop for Source {
     fn drop(&mut self) {
-        self.set_urgent(true);
-        self.watcher = None;
-        let Err(RecvError) = self.ended.recv();
-    }
-}
-
-impl Gathering {
-    fn pause(&self) {
-        let mut is_urgent = self.is_urgent.lock();
-        if !*is_urgent {
-            self.became_urgent.wait_for(&mut is_urgent, GATHER);
+        if let Err(errno) = rustix::io::write(&self.stop, &1_u64.to_ne_bytes()) {
+            tracing::error!(%errno, "reader of file change events cannot be told to end");
+            return;
+        }
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("reader of file change events panicked");
         }
     }
 }
 
-impl<F: FnMut(Notice<'_>, Instant) + Send + 'static> EventHandler for Handler<F> {
-    fn handle_event(&mut self, event: notify::Result<notify::Event>) {
-        let mut now = Instant::now();
-        if now.duration_since(self.last_event) >= SILENCE {
-            self.gathering.pause();
-            now = Instant::now();
+impl Watches {
+    fn enter(&mut self, descriptor: i32, directory: DirectoryId) {
+        // Inotify knows one watch per directory: a second one of the same would come under its old descriptor.
+        if let Some(previous) = self.directories.insert(descriptor, directory) {
+            self.descriptors.remove(&previous);
         }
-        self.last_event = now;
-        match event {
-            Ok(event) => {
-                if let Some(notice) = decode(&event) {
-                    (self.receive)(notice, now);
+        self.descriptors.insert(directory, descriptor);
+    }
+
+    /// Forgets a watch; returns what it was.
+    fn leave(&mut self, directory: DirectoryId) -> Option<i32> {
+        let descriptor = self.descriptors.remove(&directory)?;
+        self.directories.remove(&descriptor);
+        Some(descriptor)
+    }
+
+    /// Returns the directory of an event. The last event of a watch forgets it.
+    fn directory(&mut self, descriptor: i32, events: ReadFlags) -> Option<DirectoryId> {
+        let directory = *self.directories.get(&descriptor)?;
+        if events.contains(ReadFlags::IGNORED) {
+            self.leave(directory);
+        }
+        Some(directory)
+    }
+}
+
+impl<F: FnMut(Notice<'_>, Instant)> Reader<F> {
+    fn run(mut self) {
+        if let Err(errno) = self.read() {
+            tracing::warn!(%errno, "cannot read file change events");
+            (self.receive)(Notice::Lost, Instant::now());
+        }
+    }
+
+    /// Reads events until told to stop.
+    fn read(&mut self) -> Result<(), Errno> {
+        let inotify = Arc::clone(&self.inotify);
+        let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
+        let mut events = inotify::Reader::new(inotify.as_fd(), &mut buffer);
+        loop {
+            self.wait()?;
+            if self.is_stopped_within(&GATHER)? {
+                return Ok(());
+            }
+            while self.read_next(&mut events)? {
+                // A tree that is never quiet must not keep the thread alive.
+                if events.is_buffer_empty() && self.is_stopped_within(&NOT_AT_ALL)? {
+                    return Ok(());
                 }
             }
-            Err(error) => {
-                tracing::warn!(%error, "cannot read file change events");
-                (self.receive)(Notice::Lost, now);
-            }
+        }
+    }
+
+    /// Sleeps until there are events or the thread is to end.
+    fn wait(&self) -> Result<(), Errno> {
+        let mut fds = [PollFd::new(&self.inotify, PollFlags::IN), PollFd::new(&self.stop, PollFlags::IN)];
+        retry(|| rustix::event::poll(&mut fds, None)).map(drop)
+    }
+
+    fn is_stopped_within(&self, time: &Timespec) -> Result<bool, Errno> {
+        let mut fds = [PollFd::new(&self.stop, PollFlags::IN)];
+        retry(|| rustix::event::poll(&mut fds, Some(time))).map(|ready| ready > 0)
+    }
+
+    /// Deals with one event; returns whether there was one.
+    fn read_next(&mut self, events: &mut inotify::Reader<'_, BorrowedFd<'_>>) -> Result<bool, Errno> {
+        let event = match events.next() {
+            Ok(event) => event,
+            Err(Errno::AGAIN) => return Ok(false),
+            Err(Errno::INTR) => return Ok(true),
+            Err(errno) => return Err(errno),
+        };
+        let directory = self.watches.lock().directory(event.wd(), event.events());
+        let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
+        if let Some(notice) = decode(directory, name, event.events()) {
+            (self.receive)(notice, Instant::now());
+        }
+        Ok(true)
+    }
+}
+
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result,
         }
     }
 }
 
-fn decode(event: &notify::Event) -> Option<Notice<'_>> {
-    if event.need_rescan() {
+/// Says what an event means; nothing if it comes from a watch that was ended by us.
+fn decode(directory: Option<DirectoryId>, name: Option<&OsStr>, events: ReadFlags) -> Option<Notice<'_>> {
+    if events.contains(ReadFlags::QUEUE_OVERFLOW) {
         return Some(Notice::Lost);
     }
-    let (directory, name) = parse_alias(event.paths.first()?)?;
-    Some(match (event.kind, name) {
-        // `Both` repeats a `From` and a `To` that were reported already.
-        (EventKind::Modify(ModifyKind::Name(RenameMode::Both)), _) => return None,
-        (EventKind::Create(kind), Some(name)) => {
-            Notice::Appeared { directory, name, may_be_directory: kind == CreateKind::Folder }
+    let directory = directory?;
+    let is_any = |flags: ReadFlags| events.intersects(flags);
+    match name {
+        Some(name) if is_any(ReadFlags::CREATE | ReadFlags::MOVED_TO) => {
+            Some(Notice::Appeared { directory, name, is_directory: is_any(ReadFlags::ISDIR) })
         }
-        (EventKind::Modify(ModifyKind::Name(RenameMode::To)), Some(name)) => {
-            Notice::Appeared { directory, name, may_be_directory: true }
+        Some(name) if is_any(ReadFlags::DELETE | ReadFlags::MOVED_FROM) => {
+            Some(Notice::Vanished { directory, name })
         }
-        (EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)), Some(name)) => {
-            Notice::Vanished { directory, name }
+        None if is_any(ReadFlags::IGNORED) => Some(Notice::Gone { directory }),
+        None if is_any(ReadFlags::MOVE_SELF) => Some(Notice::Moved { directory }),
+        name if is_any(ReadFlags::ATTRIB | ReadFlags::MODIFY | ReadFlags::CLOSE_WRITE) => {
+            Some(Notice::Content { directory, name })
         }
-        (EventKind::Remove(_), None) => Notice::Gone { directory },
-        (EventKind::Modify(ModifyKind::Name(_)), None) => Notice::Moved { directory },
-        (EventKind::Create(_) | EventKind::Modify(_), name) => Notice::Content { directory, name },
-        (EventKind::Access(_) | EventKind::Any | EventKind::Other, _) => return None,
-    })
-}
-
-const ALIAS_START: &[u8] = b"/proc/self/";
-const DESCRIPTOR: &[u8] = b"fd/";
-
-/// Detours from `/proc/self` back to itself, one per digit of a directory's number, base four.
-const DETOURS: [&str; 4] = ["fd/../", "ns/../", "task/../", "fdinfo/../"];
-
-/// Returns a path of the open file `descriptor` that no other directory number has: the number's digits, least
-/// first and without leading zeros, as detours.
-fn alias(directory: DirectoryId, descriptor: RawFd) -> PathBuf {
-    let mut path = String::from("/proc/self/");
-    let mut rest = directory.index() as usize;
-    while rest > 0 {
-        path.push_str(DETOURS[rest % DETOURS.len()]);
-        rest /= DETOURS.len();
+        // UNMOUNT, which IGNORED follows.
+        _ => None,
     }
-    path.push_str("fd/");
-    path.push_str(&descriptor.to_string());
-    PathBuf::from(path)
-}
-
-/// Takes apart what [`alias`] made, and the name that an event has added to it.
-fn parse_alias(path: &Path) -> Option<(DirectoryId, Option<&OsStr>)> {
-    let mut rest = path.as_os_str().as_bytes().strip_prefix(ALIAS_START)?;
-    let (mut index, mut place) = (0u32, 1u32);
-    while let Some((digit, after)) = DETOURS
-        .iter()
-        .zip(0u32..)
-        .find_map(|(detour, digit)| Some((digit, rest.strip_prefix(detour.as_bytes())?)))
-    {
-        index = index.checked_add(digit.checked_mul(place)?)?;
-        place = place.wrapping_mul(DETOURS.len() as u32);
-        rest = after;
-    }
-    let descriptor = rest.strip_prefix(DESCRIPTOR)?;
-    let name = descriptor.iter().position(|byte| *byte == b'/').map(|slash| &descriptor[slash + 1..]);
-    Some((DirectoryId::from_index(index), name.map(OsStr::from_bytes)))
 }
 
 /// Returns a limit of inotify for a message.
@@ -283,48 +317,20 @@ fn setting(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
-    use proptest::prelude::*;
-
     use super::*;
 
-    proptest! {
-        #[test]
-        fn alias_is_understood_again(index: u32, descriptor in 0..RawFd::MAX, name in "[^/\x00]{1,20}") {
-            let directory = DirectoryId::from_index(index);
-            let path = alias(directory, descriptor);
-            prop_assert_eq!(parse_alias(&path), Some((directory, None)));
-            let entry = path.join(&name);
-            prop_assert_eq!(parse_alias(&entry), Some((directory, Some(OsStr::new(&name)))));
-        }
-    }
-
-    #[test]
-    fn alias_leads_to_the_descriptor() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = std::fs::File::open(dir.path()).unwrap();
-        for index in [0, 1, 2, 3, 27, u32::MAX] {
-            let path = alias(DirectoryId::from_index(index), file.as_raw_fd());
-            assert_eq!(std::fs::canonicalize(path).unwrap(), dir.path());
-        }
-    }
-
-    /// IN_MODIFY, ATTRIB, MOVED_FROM, MOVED_TO, CREATE, DELETE, and DELETE_SELF and MOVE_SELF, which `notify` adds.
-    const EXPECTED_MASK: &str = "mask:fc6";
+    /// IN_MODIFY, ATTRIB, CLOSE_WRITE, MOVED_FROM, MOVED_TO, CREATE, DELETE, MOVE_SELF and EXCL_UNLINK.
+    const EXPECTED_MASK: &str = "mask:4000bce";
 
     #[test]
     fn kernel_is_asked_for_changes_only() {
         let dir = tempfile::tempdir().unwrap();
         let file = std::fs::File::open(dir.path()).unwrap();
-        let mut source = Source::start(|_, _| ()).unwrap();
+        let source = Source::start(|_, _| ()).unwrap();
         source.watch(file.as_fd(), DirectoryId::ROOT).unwrap();
         let inode = format!(" ino:{:x} ", rustix::fs::fstat(&file).unwrap().st_ino);
-        // Other threads close descriptors while this lists them.
-        let watches: String = std::fs::read_dir("/proc/self/fdinfo")
-            .unwrap()
-            .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok())
-            .collect();
+        let watches =
+            std::fs::read_to_string(format!("/proc/self/fdinfo/{}", source.inotify.as_raw_fd())).unwrap();
         let watch =
             watches.lines().find(|line| line.starts_with("inotify ") && line.contains(&inode)).unwrap();
         assert!(watch.split(' ').any(|field| field == EXPECTED_MASK), "{watch}");
@@ -332,7 +338,20 @@ mod tests {
 
     #[test]
     fn overflow_is_told() {
-        let event = notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
-        assert_eq!(decode(&event), Some(Notice::Lost));
+        assert_eq!(decode(None, None, ReadFlags::QUEUE_OVERFLOW), Some(Notice::Lost));
+    }
+
+    #[test]
+    fn ended_watches_are_forgotten_and_their_events_mean_nothing() {
+        let mut watches = Watches::default();
+        let [first, second] = [1, 2].map(DirectoryId::from_index);
+        watches.enter(10, first);
+        watches.enter(11, second);
+        assert_eq!(watches.directory(10, ReadFlags::IGNORED), Some(first));
+        assert_eq!(watches.directory(10, ReadFlags::CREATE), None);
+        assert_eq!(watches.leave(first), None);
+        assert_eq!(watches.leave(second), Some(11));
+        assert!(watches.directories.is_empty() && watches.descriptors.is_empty());
+        assert_eq!(decode(None, Some(OsStr::new("late")), ReadFlags::CREATE), None);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use parking_lot::Condvar;
 use rustix::fs::{Mode, OFlags};
 
 use super::*;
+use crate::sys::shared_memory::{PAGE_BYTES, SharedMemory};
 
 /// The promise, on a machine that has a CPU to spare now and then.
 const PROMISED: Duration = Duration::from_secs(1);
@@ -19,7 +21,7 @@ const PROMISED: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Longer than a window and everything around it: what has not been reported by then never will be.
-const SILENCE: Duration = Duration::from_millis(400);
+const SILENCE: Duration = Duration::from_millis(300);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Report {
@@ -72,18 +74,22 @@ impl Watched {
     }
 
     fn limited(directories: &[&str], limit: usize) -> Self {
+        Self::started_by(StartedBy::Mount, directories, limit)
+    }
+
+    fn started_by(started_by: StartedBy, directories: &[&str], limit: usize) -> Self {
         let tree = tempfile::tempdir().unwrap();
         for directory in directories {
             fs::create_dir_all(tree.path().join(directory)).unwrap();
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = Arc::new(rustix::fs::open(tree.path(), flags, Mode::empty()).unwrap());
-        Self::of(tree, root, limit)
+        Self::of(tree, root, limit, started_by)
     }
 
-    fn of(tree: tempfile::TempDir, root: Arc<OwnedFd>, limit: usize) -> Self {
+    fn of(tree: tempfile::TempDir, root: Arc<OwnedFd>, limit: usize, started_by: StartedBy) -> Self {
         let (recorder, own) = (Arc::new(Recorder::default()), Arc::new(OwnMutations::new()));
-        let watcher = Watcher::start(root.clone(), limit, own.clone(), recorder.clone());
+        let watcher = Watcher::start(root.clone(), limit, started_by, own.clone(), recorder.clone());
         Self { tree, recorder, own, root, watcher }
     }
 
@@ -194,7 +200,7 @@ fn tree_is_watched_through_a_detached_clone_of_its_mount() {
             return;
         }
     };
-    let watched = Watched::of(tree, root, 1000);
+    let watched = Watched::of(tree, root, 1000, StartedBy::Mount);
     watched.wait_until(|state| *state == Coherence::Watched { directories: 3 });
     fs::write(watched.path("a/b/f"), "x").unwrap();
     watched.sees(&[entry("a/b", "f")]);
@@ -387,12 +393,63 @@ fn reused_inode_number_does_not_hide_a_new_directory() {
 }
 
 #[test]
+fn removal_of_a_large_tree_does_not_delay_the_next_report() {
+    const DIRECTORIES: usize = 3000;
+    let directories: Vec<_> =
+        (0..DIRECTORIES).map(|index| format!("doomed/{}/{index}", index % 50)).collect();
+    let directories: Vec<_> = directories.iter().map(String::as_str).collect();
+    let watched = Watched::limited(&directories, 2 * DIRECTORIES);
+    watched.wait_until(|state| matches!(state, Coherence::Watched { .. }));
+    fs::remove_dir_all(watched.path("doomed")).unwrap();
+    let begun = Instant::now();
+    fs::write(watched.path("after"), "x").unwrap();
+    watched.sees(&[entry("", "after")]);
+    assert!(begun.elapsed() < PROMISED, "{:?}", begun.elapsed());
+    watched.wait_until(|state| *state == Coherence::Watched { directories: 1 });
+    assert!(!watched.recorder.reports.lock().contains(&Report::Everything));
+}
+
+#[test]
 fn names_that_are_no_text_are_reported_as_they_are() {
     use std::os::unix::ffi::OsStrExt;
     let watched = Watched::new(&[]);
     let name = OsStr::from_bytes(b"\xff\xfe n\nl");
     fs::write(watched.tree.path().join(name), "x").unwrap();
     watched.sees(&[Report::Entry(PathBuf::new(), name.to_owned())]);
+}
+
+/// Nothing tells of the store itself; the file's last close does, and a mapping holds the file open.
+#[test]
+fn store_through_a_mapping_is_seen_when_the_mapping_ends() {
+    let watched = Watched::new(&["a"]);
+    fs::write(watched.path("a/f"), [0; PAGE_BYTES]).unwrap();
+    let file = fs::OpenOptions::new().read(true).write(true).open(watched.path("a/f")).unwrap();
+    let mapping = SharedMemory::map(file.as_fd(), PAGE_BYTES).unwrap();
+    drop(file);
+    watched.settle();
+    mapping.line(0)[0].store(1, Ordering::Relaxed);
+    drop(mapping);
+    watched.sees(&[inode("a/f")]);
+}
+
+/// What changed in between may have been missed.
+#[test]
+fn takeover_drops_all_caches_before_the_tree_counts_as_watched() {
+    let watched = Watched::started_by(StartedBy::Takeover, &["a"], 1000);
+    watched.wait_until(|state| matches!(state, Coherence::Watched { .. }));
+    assert_eq!(*watched.recorder.reports.lock(), [Report::Everything]);
+    fs::write(watched.path("a/f"), "x").unwrap();
+    watched.sees(&[entry("a", "f")]);
+
+    let watched = Watched::new(&["a"]);
+    assert!(watched.recorder.reports.lock().is_empty());
+}
+
+#[test]
+fn takeover_drops_all_caches_also_if_there_can_be_no_watch() {
+    let watched = Watched::started_by(StartedBy::Takeover, &["a", "b"], 1);
+    watched.sees(&[Report::Everything]);
+    assert!(matches!(watched.watcher.state(), Coherence::ShortTtl { .. }));
 }
 
 #[test]

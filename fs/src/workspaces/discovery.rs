@@ -16,32 +16,49 @@ use crate::mounting::{self, check_form, check_name, check_overlap, check_own};
 /// How long a directory that could not be guarded is left alone.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 
+/// Pause after a search as a multiple of the time that it looked around, so that a user who makes and removes
+/// directories without end does not keep the driver from its other jobs.
+const SEARCH_PAUSE: u32 = 9;
+
 /// A hidden directory is matched by a pattern that names the dot only.
 const MATCHING: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
 
-/// Returns the entries that match an absolute pattern, sorted within each directory.
+/// Returns the entries that match an absolute pattern, sorted within each directory. `watch` is called with every
+/// directory in which another one could appear, before it is looked into.
 ///
 /// Not by the glob crate's own walk: that follows symbolic links, which users can set to anywhere, and panics on
 /// a name that is not UTF-8 (0.3.4). Such a name is matched by its lossy form here.
-fn expand(root: &str) -> Vec<PathBuf> {
+fn expand(root: &str, mut watch: impl FnMut(&Path)) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::from("/")];
     for part in root.split('/').filter(|part| !part.is_empty()) {
         // Checked when the config was read.
         let Ok(pattern) = Pattern::new(part) else { return Vec::new() };
-        found = found.iter().flat_map(|dir| matching_entries(dir, part, &pattern)).collect();
+        found = found.iter().flat_map(|dir| matching_entries(dir, part, &pattern, &mut watch)).collect();
     }
     found
 }
 
-fn matching_entries(dir: &Path, part: &str, pattern: &Pattern) -> Vec<PathBuf> {
+fn matching_entries(
+    dir: &Path,
+    part: &str,
+    pattern: &Pattern,
+    watch: &mut impl FnMut(&Path),
+) -> Vec<PathBuf> {
+    let is_directory = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
     if Pattern::escape(part) == part {
-        return vec![dir.join(part)];
+        let path = dir.join(part);
+        // A home directory is busy; it is watched only until the one that counts is there.
+        if !is_directory(&path) {
+            watch(dir);
+        }
+        return vec![path];
     }
     // Also a user's link to a directory: what lies behind it is not theirs to have guarded.
-    if !std::fs::symlink_metadata(dir).is_ok_and(|metadata| metadata.is_dir()) {
+    if !is_directory(dir) {
         return Vec::new();
     }
+    watch(dir);
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let directories =
         entries.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
@@ -125,9 +142,9 @@ impl Driver {
         self.config.roots.iter().any(matches)
     }
 
-    fn candidates(&self) -> Vec<Candidate> {
+    fn candidates(&mut self) -> Vec<Candidate> {
         let mut found: Vec<Candidate> = Vec::new();
-        for dir in self.config.roots.iter().flat_map(|root| expand(root)) {
+        for dir in self.expand_roots() {
             if found.iter().any(|candidate| candidate.dir == dir) {
                 continue;
             }
@@ -135,6 +152,20 @@ impl Driver {
                 found.push(Candidate { dir, owner_uid });
             }
         }
+        found
+    }
+
+    fn expand_roots(&mut self) -> Vec<PathBuf> {
+        let begun = Instant::now();
+        let guarded = self.registry.occupied();
+        let mut watch = |dir: &Path| {
+            if !guarded.iter().any(|place| dir.starts_with(&place.mount_point)) {
+                self.roots_watch.name(dir);
+            }
+        };
+        let found = self.config.roots.iter().flat_map(|root| expand(root, &mut watch)).collect();
+        self.roots_watch.finish_search();
+        self.next_search = Instant::now() + begun.elapsed() * SEARCH_PAUSE;
         found
     }
 
@@ -259,7 +290,10 @@ mod tests {
         std::os::unix::fs::symlink(base.join("u1"), base.join("u3")).unwrap();
         std::os::unix::fs::symlink("/etc", base.join("u1/workspace/link")).unwrap();
         let workspace = base.join("u1/workspace");
-        let found = expand(&format!("{}/*/workspace/*", base.display()));
+        let mut watched = Vec::new();
+        let found = expand(&format!("{}/*/workspace/*", base.display()), |dir| watched.push(dir.to_owned()));
         assert_eq!(found, [workspace.join("a"), workspace.join(odd)]);
+        // `u2` because a directory may take the place of the link.
+        assert_eq!(watched, [base.clone(), base.join("u2"), workspace]);
     }
 }

@@ -25,10 +25,17 @@ use crate::mounting::{
     self, ExpectedDirectory, MountError, MountPlan, Mounted, Presence, check_form, check_name, check_overlap,
     check_own,
 };
+use crate::roots_watch::RootsWatch;
 use crate::session::OwnershipPolicy;
 
-/// How often roots are searched and mounts are looked after.
+/// How often mounts are looked after.
 const TICK: Duration = Duration::from_secs(2);
+
+/// How often the roots are searched although nothing told of a new directory (network filesystems tell nothing).
+const SEARCH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// From the first sign of a new directory to the search: more may follow.
+const SEARCH_DELAY: Duration = Duration::from_millis(100);
 
 /// How often the catalog is told that the mounted workspaces are watched.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -67,7 +74,11 @@ pub(crate) struct Driver {
     pub(super) own_pids: Vec<u32>,
     pub(super) lingering: Vec<Lingering>,
     pub(super) refusals: HashMap<PathBuf, Refusal>,
+    pub(super) roots_watch: RootsWatch,
     last_tick: Option<Instant>,
+    search_at: Instant,
+    /// No search before, whatever appears.
+    pub(super) next_search: Instant,
     last_alive: Instant,
 }
 
@@ -82,6 +93,8 @@ impl Driver {
         jobs: Jobs,
         own_pids: Vec<u32>,
     ) -> Self {
+        let searched = jobs.clone();
+        let wake = move || searched.search_roots();
         Self {
             config,
             mounts_dir,
@@ -92,7 +105,10 @@ impl Driver {
             own_pids,
             lingering: Vec::new(),
             refusals: HashMap::new(),
+            roots_watch: RootsWatch::new(wake),
             last_tick: None,
+            search_at: Instant::now(),
+            next_search: Instant::now(),
             last_alive: Instant::now(),
         }
     }
@@ -106,11 +122,19 @@ impl Driver {
                 self.tick();
                 self.last_tick = Some(Instant::now());
             }
-            let wait = self.last_tick.map_or(TICK, |last| TICK.saturating_sub(last.elapsed()));
+            if self.search_at <= Instant::now() {
+                self.search_roots();
+            }
+            let until_tick = self.last_tick.map_or(TICK, |last| TICK.saturating_sub(last.elapsed()));
+            let wait = until_tick.min(self.search_at.saturating_duration_since(Instant::now()));
             match queue.recv_timeout(wait) {
                 Ok(Job::Mount(request, reply)) => answer(reply, self.mount_request(request)),
                 Ok(Job::MountAll(reply)) => answer(reply, Ok(self.mount_all())),
                 Ok(Job::Unmount(id, after, reply)) => answer(reply, self.unmount_request(&id, after)),
+                Ok(Job::SearchRoots) => {
+                    let soon = Instant::now() + SEARCH_DELAY;
+                    self.search_at = self.search_at.min(soon.max(self.next_search));
+                }
                 Ok(Job::Configure(config)) => self.configure(&config),
                 Ok(Job::Shutdown(reply)) => {
                     let report = self.shutdown();
@@ -130,13 +154,18 @@ impl Driver {
         self.registry.set_roots(&self.config.roots);
         self.refusals.clear();
         info!(roots = self.config.roots.len(), "roots were read again");
-        self.last_tick = None;
+        self.search_at = Instant::now();
+    }
+
+    fn search_roots(&mut self) {
+        self.jobs.note_search();
+        self.scan_roots();
+        self.search_at = Instant::now() + SEARCH_INTERVAL;
     }
 
     fn tick(&mut self) {
         self.finish_lingering();
         self.look_after_mounts();
-        self.scan_roots();
         if self.last_alive.elapsed() >= ALIVE_INTERVAL {
             self.note_alive();
         }

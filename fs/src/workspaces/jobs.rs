@@ -32,6 +32,8 @@ pub(crate) enum Job {
     MountAll(Reply<MountAllReport>),
     /// Unmount the workspace with that id or name.
     Unmount(String, AfterUnmount, Reply<UmountReport>),
+    /// Search the roots soon; see [`Jobs::search_roots`].
+    SearchRoots,
     /// Use these settings from now on (the roots; everything else needs a restart).
     Configure(Box<Config>),
     /// Unmount everything and end.
@@ -43,13 +45,14 @@ pub(crate) enum Job {
 pub(crate) struct Jobs {
     sender: Sender<Job>,
     stopping: Arc<AtomicBool>,
+    is_search_queued: Arc<AtomicBool>,
 }
 
 impl Jobs {
     /// Makes the queue.
     pub(crate) fn queue() -> (Self, Receiver<Job>) {
         let (sender, receiver) = channel();
-        (Self { sender, stopping: Arc::new(AtomicBool::new(false)) }, receiver)
+        (Self { sender, stopping: Arc::default(), is_search_queued: Arc::default() }, receiver)
     }
 
     /// Queues a job. After a shutdown was asked for, longer jobs end early.
@@ -61,6 +64,19 @@ impl Jobs {
             self.stopping.store(true, Ordering::Relaxed);
         }
         self.sender.send(job).map_err(|_| stopping_error())
+    }
+
+    /// Asks for a search of the roots, however often, at no cost but the first time.
+    pub(super) fn search_roots(&self) {
+        if !self.is_search_queued.swap(true, Ordering::AcqRel) {
+            // Without a driver there is nothing to be found any more.
+            self.sender.send(Job::SearchRoots).ok();
+        }
+    }
+
+    /// Called before a search begins: what appears from now on needs another one.
+    pub(super) fn note_search(&self) {
+        self.is_search_queued.store(false, Ordering::Release);
     }
 
     /// Returns whether a shutdown was asked for.
