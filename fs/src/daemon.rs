@@ -75,12 +75,10 @@ pub enum DaemonError {
         source: std::io::Error,
     },
     /// Workers die again and again.
-    #[error("{deaths} workers died within {seconds} s, the last one: {reason}")]
+    #[error("{deaths} workers died one after the other, each soon after its start, the last one: {reason}")]
     GaveUp {
         /// How many.
         deaths: usize,
-        /// In how long.
-        seconds: u64,
         /// How the last one ended.
         reason: String,
     },

@@ -53,7 +53,8 @@ const WATCHED_TTL_WITHOUT_EPOCH: Duration = Duration::from_secs(10);
 const UNWATCHED_TTL: Duration = Duration::from_secs(1);
 
 /// Who new files belong to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum OwnershipPolicy {
     /// As the backing filesystem does it.
     Preserve,

@@ -7,5 +7,5 @@
 mod link;
 mod protocol;
 
-pub(crate) use link::{KeeperLink, LinkError, OpenedSession, Order};
+pub(crate) use link::{InheritedSession, KeeperLink, LinkError, OpenedSession, Order};
 pub(crate) use protocol::{Channel, ChannelError, PROTOCOL_VERSION, SessionId, ToKeeper, ToWorker};

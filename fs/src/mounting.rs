@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
+use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 use wsguard_api::{BackingInfo, Coherence, DataPath};
 
@@ -36,7 +37,7 @@ use place::Place;
 use root::BackingRoot;
 
 use crate::catalog::DirectoryIdentity;
-use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
+use crate::keeper_link::{InheritedSession, KeeperLink, OpenedSession, SessionId};
 use crate::session::{OwnershipPolicy, Session, SessionError, SessionOptions, SessionStats};
 
 /// How long a session may take to end after its last mount is gone.
@@ -291,6 +292,82 @@ fn serve_and_attach(
     result
 }
 
+/// What a worker needs to know to go on with a session that another one served, beside its descriptors.
+#[derive(Debug, Serialize, Deserialize)]
+struct SessionNotes {
+    name: String,
+    ownership: OwnershipPolicy,
+    threads: usize,
+    watch_limit: usize,
+    mounted_at: Timestamp,
+    source: PathBuf,
+    mount_point: PathBuf,
+}
+
+impl SessionNotes {
+    fn of(plan: &MountPlan) -> Self {
+        Self {
+            name: plan.name.clone(),
+            ownership: plan.ownership,
+            threads: plan.threads,
+            watch_limit: plan.watch_limit,
+            mounted_at: Timestamp::now(),
+            source: plan.source(),
+            mount_point: plan.mount_point().to_path_buf(),
+        }
+    }
+
+    /// Paths of workspaces are UTF-8, which is all that could fail here.
+    fn to_text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// Goes on with a session whose worker died: its mounts are in place, and whoever uses them has been waiting since.
+///
+/// # Errors
+/// The session is closed then and its mounts are dead; they can be replaced like any others.
+pub(crate) fn take_over(link: &KeeperLink, inherited: InheritedSession) -> Result<Mounted, MountError> {
+    let keeper_session = inherited.session;
+    serve_again(inherited).inspect_err(|_| close(link, keeper_session))
+}
+
+fn serve_again(inherited: InheritedSession) -> Result<Mounted, MountError> {
+    let notes: SessionNotes = serde_json::from_str(&inherited.notes)
+        .map_err(|error| MountError::MountTable(std::io::Error::other(error)))?;
+    let root = BackingRoot::from_clone(inherited.root, &notes.mount_point)?;
+    let copy = rustix::io::fcntl_dupfd_cloexec(&root.clone, 3)
+        .map_err(|errno| path_error("copy the descriptor of", &notes.mount_point, errno))?;
+    let backing = abilities::probe(root.readable.as_fd())
+        .map_err(|errno| path_error("examine", &notes.mount_point, errno))?;
+    let identity = root.identity().map_err(|errno| path_error("identify", &notes.mount_point, errno))?;
+    // Gone already if somebody unmounted it meanwhile; then only those who hold it are served on.
+    let table = MountTable::read()?;
+    let shown = [&notes.source, &notes.mount_point]
+        .into_iter()
+        .find_map(|path| table.top_at(path).filter(|entry| entry.is_wsguard()).map(|entry| entry.device));
+    let options = SessionOptions {
+        name: notes.name.clone(),
+        ownership: notes.ownership,
+        threads: notes.threads,
+        watch_limit: notes.watch_limit,
+    };
+    // Last, because from here on it answers.
+    let session = Session::start(inherited.device, inherited.state, copy, options)?;
+    info!(workspace = %inherited.workspace, name = %notes.name, "workspace taken over");
+    Ok(Mounted {
+        session,
+        keeper_session: inherited.session,
+        device: shown.unwrap_or(DeviceNumber::NOWHERE),
+        readable: root.readable,
+        backing: Mutex::new(backing),
+        identity,
+        mounted_at: notes.mounted_at,
+        source: notes.source,
+        mount_point: notes.mount_point,
+    })
+}
+
 /// Starts the session on a superblock that is attached nowhere. Returns both.
 fn serve(
     link: &KeeperLink,
@@ -307,8 +384,9 @@ fn serve(
         threads: plan.threads,
         watch_limit: plan.watch_limit,
     };
+    let notes = SessionNotes::of(plan).to_text();
     let session = Session::start(opened.device, opened.state, copy, options)?;
-    if let Err(error) = link.adopt(opened.session, root.clone.as_fd()) {
+    if let Err(error) = link.adopt(opened.session, notes, root.clone.as_fd()) {
         drop(mount);
         end(session, &plan.name);
         return Err(error.into());

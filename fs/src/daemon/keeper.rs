@@ -1,11 +1,12 @@
 //! The keeper: one thread, one poll(2) loop, no filesystem logic.
 //!
 //! It owns what must outlive a worker: each session's `/dev/fuse` descriptor, its state memory file and the
-//! detached clone of its backing directory. Every worker gets all of them at its start. A worker of this
-//! version cannot attach to a connection that another one served, so a death closes them: the dead mounts
-//! answer ENOTCONN at once, instead of hanging, until the next worker has mounted anew over them.
+//! detached clone of its backing directory. Every worker gets all of them at its start and goes on where the one
+//! before it died; requests wait meanwhile. Workers that die one after the other, each soon after its start, end
+//! in the keeper giving up: it exits, the connections with it, and the dead mounts answer ENOTCONN instead of
+//! hanging.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -25,11 +26,11 @@ use crate::sys::signals::{Signal, Signals};
 /// How long a worker may take to unmount everything. Service managers wait 10 s in the promise we make.
 const STOP_TIMEOUT: Duration = Duration::from_millis(9_500);
 
-/// Deaths within [`DEATH_WINDOW`] after which no worker is started any more.
+/// Workers that may die young one after the other before no more is started.
 const MOST_DEATHS: usize = 5;
 
-/// See [`MOST_DEATHS`].
-const DEATH_WINDOW: Duration = Duration::from_secs(60);
+/// A worker that lived longer than this did not die of how it starts.
+const YOUNG: Duration = Duration::from_millis(500);
 
 /// The pause before the second start after a death; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -41,6 +42,7 @@ struct HeldSession {
     device: OwnedFd,
     state: OwnedFd,
     root: Option<OwnedFd>,
+    notes: String,
 }
 
 /// A worker that runs.
@@ -53,6 +55,7 @@ struct RunningWorker {
     is_silent: bool,
     fatal: Option<ApiError>,
     is_stopped: bool,
+    started: Instant,
 }
 
 /// What the loop does after an event.
@@ -69,7 +72,8 @@ pub(super) struct Keeper {
     sessions: BTreeMap<SessionId, HeldSession>,
     last_session: u64,
     generation: u64,
-    deaths: VecDeque<Instant>,
+    /// Deaths of young workers since the last one that lived longer.
+    young_deaths: usize,
     stop_deadline: Option<Instant>,
 }
 
@@ -84,7 +88,7 @@ impl Keeper {
             sessions: BTreeMap::new(),
             last_session: 0,
             generation: 0,
-            deaths: VecDeque::new(),
+            young_deaths: 0,
             stop_deadline: None,
         })
     }
@@ -131,8 +135,15 @@ impl Keeper {
             .map_err(|errno| DaemonError::Keeper { action: "watch the worker", source: errno.into() })?;
         self.generation += 1;
         info!(worker = child.id(), generation = self.generation, "worker started");
-        let worker =
-            RunningWorker { child, exited, channel, is_silent: false, fatal: None, is_stopped: false };
+        let worker = RunningWorker {
+            child,
+            exited,
+            channel,
+            is_silent: false,
+            fatal: None,
+            is_stopped: false,
+            started: Instant::now(),
+        };
         self.greet(&worker);
         Ok(worker)
     }
@@ -147,7 +158,11 @@ impl Keeper {
         };
         let mut result = worker.channel.send(&hello, &[]);
         for (session, held) in &self.sessions {
-            let message = ToWorker::Session { session: *session, workspace: held.workspace.clone() };
+            let message = ToWorker::Session {
+                session: *session,
+                workspace: held.workspace.clone(),
+                notes: held.notes.clone(),
+            };
             let mut fds = vec![held.device.as_fd(), held.state.as_fd()];
             fds.extend(held.root.as_ref().map(AsFd::as_fd));
             result = result.and_then(|()| worker.channel.send(&message, &fds));
@@ -254,9 +269,10 @@ impl Keeper {
                 Ok((session, fds)) => (ToWorker::Opened { session }, fds),
                 Err(error) => (ToWorker::Refused { error }, Vec::new()),
             }),
-            ToKeeper::Adopt { session } => Some(match (self.sessions.get_mut(&session), fds.pop()) {
+            ToKeeper::Adopt { session, notes } => Some(match (self.sessions.get_mut(&session), fds.pop()) {
                 (Some(held), Some(root)) => {
                     held.root = Some(root);
+                    held.notes = notes;
                     (ToWorker::Done, Vec::new())
                 }
                 _ => (refused(format!("cannot adopt the root of session {session}")), Vec::new()),
@@ -300,17 +316,17 @@ impl Keeper {
         let copies = vec![copy(&device)?, copy(&state)?];
         self.last_session += 1;
         let session = SessionId(self.last_session);
-        self.sessions.insert(session, HeldSession { workspace, device, state, root: None });
+        self.sessions
+            .insert(session, HeldSession { workspace, device, state, root: None, notes: String::new() });
         Ok((session, copies))
     }
 
     /// Decides what follows the end of a worker.
     fn bury(&mut self, worker: &RunningWorker, reason: &str) -> Next {
-        let closed = self.sessions.len();
-        self.sessions.clear();
+        let held = self.sessions.len();
         if worker.is_stopped || (self.stop_deadline.is_some() && worker.fatal.is_none()) {
             if !worker.is_stopped {
-                warn!(reason, sessions = closed, "worker ended before everything was unmounted");
+                warn!(reason, sessions = held, "worker ended before everything was unmounted");
             }
             info!("keeper stopped");
             return Next::Exit(Ok(()));
@@ -321,26 +337,18 @@ impl Keeper {
             }
             error!(reason = %fatal.message, "worker cannot start");
         }
-        error!(worker = worker.child.id(), reason, sessions = closed, "worker died");
-        let now = Instant::now();
-        self.deaths.push_back(now);
-        while self.deaths.front().is_some_and(|death| now.duration_since(*death) > DEATH_WINDOW) {
-            self.deaths.pop_front();
-        }
-        if self.deaths.len() < MOST_DEATHS {
+        error!(worker = worker.child.id(), reason, sessions = held, "worker died");
+        self.young_deaths = if worker.started.elapsed() < YOUNG { self.young_deaths + 1 } else { 0 };
+        if self.young_deaths < MOST_DEATHS {
             return Next::Continue;
         }
         let reason = worker.fatal.as_ref().map_or(reason, |fatal| &fatal.message).to_owned();
-        Next::Exit(Err(DaemonError::GaveUp {
-            deaths: self.deaths.len(),
-            seconds: DEATH_WINDOW.as_secs(),
-            reason,
-        }))
+        Next::Exit(Err(DaemonError::GaveUp { deaths: self.young_deaths, reason }))
     }
 
     /// Waits before the next start; none after the first death. Returns whether it was told to stop meanwhile.
     fn pause(&self) -> Result<bool, DaemonError> {
-        let Some(doublings) = self.deaths.len().checked_sub(2) else { return Ok(false) };
+        let Some(doublings) = self.young_deaths.checked_sub(2) else { return Ok(false) };
         let deadline = Instant::now() + FIRST_PAUSE * (1 << doublings.min(6));
         while Instant::now() < deadline {
             poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], Some(deadline))?;

@@ -4,7 +4,7 @@
 //! control socket. Stop is the reverse: the driver unmounts, the socket goes, the keeper is told. The main thread
 //! only listens to the keeper and to signals and tells the keeper once a second that it is alive.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
@@ -22,7 +22,8 @@ use crate::config::Config;
 use crate::control::{self, ControlServer, WorkerFacts};
 use crate::error_chain::one_line;
 use crate::keeper_link::{
-    Channel, ChannelError, KeeperLink, Order, PROTOCOL_VERSION, SessionId, ToKeeper, ToWorker,
+    Channel, ChannelError, InheritedSession, KeeperLink, Order, PROTOCOL_VERSION, SessionId, ToKeeper,
+    ToWorker,
 };
 use crate::sys::signals::{Signal, Signals};
 use crate::workspaces::{Driver, Job, Jobs, Registry};
@@ -38,7 +39,8 @@ const READY_TIMEOUT: Duration = Duration::from_secs(5);
 struct Greeting {
     generation: u64,
     keeper_pid: u32,
-    inherited: Vec<SessionId>,
+    inherited: Vec<InheritedSession>,
+    unfinished: Vec<SessionId>,
 }
 
 /// Runs a worker; see [`super::run_worker`].
@@ -54,7 +56,7 @@ pub(super) fn run(options: &DaemonOptions) -> Result<WorkerEnd, DaemonError> {
         }
     };
     let link = Arc::new(KeeperLink::new(channel));
-    match Worker::start(config, &greeting, Arc::clone(&link)) {
+    match Worker::start(config, greeting, Arc::clone(&link)) {
         Ok(worker) => worker.run(&signals).map(|()| WorkerEnd::Stopped),
         Err(error) => {
             let sent = link.tell(&ToKeeper::Fatal { error: error.clone() });
@@ -108,14 +110,20 @@ fn receive_greeting(channel: &Channel) -> Result<Greeting, DaemonError> {
         return Err(DaemonError::Worker(error.with_hint("stop the daemon and start it again")));
     }
     let mut inherited = Vec::with_capacity(sessions);
+    let mut unfinished = Vec::new();
     for _ in 0..sessions {
-        // The descriptors are closed here; the keeper's copies keep the session until it is told to close it.
-        let (ToWorker::Session { session, .. }, _) = receive()? else {
+        let (ToWorker::Session { session, workspace, notes }, fds) = receive()? else {
             return Err(failed("hear the keeper", std::io::Error::other("a session is missing")));
         };
-        inherited.push(session);
+        match <[OwnedFd; 3]>::try_from(fds) {
+            Ok([device, state, root]) => {
+                inherited.push(InheritedSession { session, workspace, notes, device, state, root });
+            }
+            // It was being set up when its worker died, and nothing is mounted from it.
+            Err(_) => unfinished.push(session),
+        }
     }
-    Ok(Greeting { generation, keeper_pid, inherited })
+    Ok(Greeting { generation, keeper_pid, inherited, unfinished })
 }
 
 /// A worker without its keeper would serve mounts that nobody can hand on.
@@ -149,7 +157,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(config: Config, greeting: &Greeting, link: Arc<KeeperLink>) -> Result<Self, ApiError> {
+    fn start(config: Config, greeting: Greeting, link: Arc<KeeperLink>) -> Result<Self, ApiError> {
         let mounts_dir = mounts_dir(&config);
         let registry = Arc::new(Registry::new(mounts_dir.clone()));
         let catalog = open_catalog(&config, &registry)?;
@@ -169,19 +177,19 @@ impl Worker {
         );
         let (restored, is_restored) = channel();
         let ended = driver_ended.try_clone().map_err(|error| internal("copy a descriptor", error))?;
-        let inherited = greeting.inherited.clone();
+        let Greeting { generation, keeper_pid, inherited, unfinished } = greeting;
         let closer = Arc::clone(&link);
         let driver = std::thread::Builder::new()
             .name("driver".to_owned())
             .spawn(move || {
-                close_inherited(&closer, &inherited);
-                drive(driver, &queue, &restored, &ended);
+                close_unfinished(&closer, &unfinished);
+                drive(driver, inherited, &queue, &restored, &ended);
             })
             .map_err(|error| internal("start the driver", error))?;
-        let facts = WorkerFacts::new(&config, greeting.keeper_pid, greeting.generation);
+        let facts = WorkerFacts::new(&config, keeper_pid, generation);
         let control = ControlServer::start(socket, is_restored, READY_TIMEOUT, facts, registry, jobs.clone())
             .map_err(|error| internal("start the control server", error))?;
-        info!(generation = greeting.generation, "worker runs");
+        info!(generation, "worker runs");
         Ok(Self { config, link, jobs, driver, driver_ended, control })
     }
 
@@ -280,6 +288,7 @@ impl Worker {
 /// The driver's thread. The event wakes the main thread, also if the driver panics.
 fn drive(
     mut driver: Driver,
+    inherited: Vec<InheritedSession>,
     queue: &std::sync::mpsc::Receiver<Job>,
     restored: &std::sync::mpsc::Sender<()>,
     ended: &rustix::fd::OwnedFd,
@@ -293,17 +302,16 @@ fn drive(
         }
     }
     let _wake = Wake(ended);
-    driver.restore();
+    driver.restore(inherited);
     // Nobody waits any more if it took too long.
     restored.send(()).ok();
     driver.run(queue);
 }
 
-/// A session that another worker served cannot be attached to; closing it makes its mounts answer ENOTCONN
-/// instead of hanging, until they are replaced.
-fn close_inherited(link: &KeeperLink, inherited: &[SessionId]) {
-    for session in inherited {
-        warn!(session = %session, "session of an earlier worker is closed");
+/// Lets go of sessions that nothing was mounted from yet.
+fn close_unfinished(link: &KeeperLink, unfinished: &[SessionId]) {
+    for session in unfinished {
+        warn!(session = %session, "unfinished session of an earlier worker is closed");
         if let Err(error) = link.close(*session) {
             error!(session = %session, error = %error, "keeper does not close a session");
         }

@@ -59,6 +59,20 @@ pub(crate) struct OpenedSession {
     pub(crate) state: OwnedFd,
 }
 
+/// A connection that a worker before this one served.
+#[derive(Debug)]
+pub(crate) struct InheritedSession {
+    pub(crate) session: SessionId,
+    /// The id of its workspace.
+    pub(crate) workspace: String,
+    /// What that worker wanted to be known.
+    pub(crate) notes: String,
+    pub(crate) device: OwnedFd,
+    pub(crate) state: OwnedFd,
+    /// The detached clone of the backing directory.
+    pub(crate) root: OwnedFd,
+}
+
 /// The socket to the keeper.
 #[derive(Debug)]
 pub(crate) struct KeeperLink {
@@ -110,9 +124,14 @@ impl KeeperLink {
         Ok(OpenedSession { session, device, state })
     }
 
-    /// Lets the keeper hold the root of the backing directory, too.
-    pub(crate) fn adopt(&self, session: SessionId, root: BorrowedFd<'_>) -> Result<(), LinkError> {
-        self.call(&ToKeeper::Adopt { session }, &[root]).and_then(expect_done)
+    /// Lets the keeper hold the root of the backing directory, too, with notes for the next worker.
+    pub(crate) fn adopt(
+        &self,
+        session: SessionId,
+        notes: String,
+        root: BorrowedFd<'_>,
+    ) -> Result<(), LinkError> {
+        self.call(&ToKeeper::Adopt { session, notes }, &[root]).and_then(expect_done)
     }
 
     /// Lets the keeper forget a session.

@@ -58,6 +58,8 @@ pub(crate) enum ToWorker {
         session: SessionId,
         /// The id of its workspace.
         workspace: String,
+        /// What the worker that served it wanted its successor to know; the keeper does not read it.
+        notes: String,
     },
     /// Answers [`ToKeeper::Open`], with the device and the state descriptor.
     Opened {
@@ -90,6 +92,8 @@ pub(crate) enum ToKeeper {
     Adopt {
         /// Whose.
         session: SessionId,
+        /// For the next worker; the keeper does not read it.
+        notes: String,
     },
     /// The session is over; the keeper lets go of its descriptors.
     Close {

@@ -20,6 +20,9 @@ pub(crate) struct DeviceNumber {
 }
 
 impl DeviceNumber {
+    /// No filesystem: of a superblock that is mounted nowhere any more.
+    pub(crate) const NOWHERE: Self = Self { major: 0, minor: 0 };
+
     /// Parses `major:minor`, decimal.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.split_once(':')?;

@@ -33,9 +33,14 @@ impl BackingRoot {
     pub(crate) fn take(place: &Place, table: &MountTable) -> Result<Self, MountError> {
         let is_covered = table.top_at(&place.path).is_some_and(super::mountinfo::MountEntry::is_wsguard);
         let clone = if is_covered { clone_below_dead(&place.path)? } else { clone_uncovered(place)? };
+        Self::from_clone(clone, &place.path)
+    }
+
+    /// Takes a clone that a worker before this one made.
+    pub(crate) fn from_clone(clone: OwnedFd, path: &Path) -> Result<Self, MountError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let readable = rustix::fs::openat(&clone, ".", flags, Mode::empty())
-            .map_err(|errno| failed(&place.path, "read", errno))?;
+            .map_err(|errno| failed(path, "read", errno))?;
         Ok(Self { clone, readable })
     }
 

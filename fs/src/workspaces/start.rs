@@ -6,21 +6,27 @@
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tracing::{error, info, warn};
 use wsguard_api::MountRequest;
 
-use super::driver::{Driver, default_ownership};
+use super::driver::{Driver, Lingering, default_ownership};
 use super::registry::{Entry, Standing};
 use crate::catalog::{WantedState, WorkspaceRecord};
 use crate::error_chain::one_line;
-use crate::mounting::mountinfo::MountTable;
-use crate::mounting::{self, Leftover, check_form};
+use crate::keeper_link::InheritedSession;
+use crate::mounting::mountinfo::{DeviceNumber, MountTable};
+use crate::mounting::{self, Leftover, Mounted, check_form};
 
 impl Driver {
     /// Reads the registry, finds dead mounts that it does not know, and guards what is to be guarded. A
     /// workspace that cannot be mounted stays registered and says why.
-    pub(crate) fn restore(&mut self) {
+    ///
+    /// First of all, sessions of a worker that died are taken over: whoever uses them is waiting.
+    pub(crate) fn restore(&mut self, inherited: Vec<InheritedSession>) {
+        let taken: Vec<(String, Mounted)> =
+            inherited.into_iter().filter_map(|session| self.take_over(session)).collect();
         if let Err(error) = mounting::prepare_mounts_dir(&self.mounts_dir) {
             error!(error = %error, "mounts directory is not private");
             self.registry
@@ -42,15 +48,48 @@ impl Driver {
             };
             self.registry.put(Entry::idle(record, standing));
         }
+        for (id, mounted) in taken {
+            self.enter_taken(&id, mounted);
+        }
         self.adopt_leftovers();
         for id in self.registry.ids() {
             if self.jobs.is_stopping() {
                 return;
             }
-            self.restore_one(&id);
+            if self.registry.mounted(&id).is_none() {
+                self.restore_one(&id);
+            }
         }
         self.note_alive();
         self.scan_roots();
+    }
+
+    fn take_over(&self, inherited: InheritedSession) -> Option<(String, Mounted)> {
+        let id = inherited.workspace.clone();
+        match mounting::take_over(&self.link, inherited) {
+            Ok(mounted) => Some((id, mounted)),
+            Err(error) => {
+                error!(workspace = %id, error = %one_line(&error), "session cannot be taken over; its mounts are dead");
+                None
+            }
+        }
+    }
+
+    /// Puts a workspace that was taken over into the registry. One that is unmounted or forgotten is served until
+    /// whoever holds it lets go.
+    fn enter_taken(&mut self, id: &str, mounted: Mounted) {
+        let mounted = Arc::new(mounted);
+        let is_shown = mounted.device() != DeviceNumber::NOWHERE;
+        match self.registry.record(id) {
+            Ok(record) if record.wanted == WantedState::Mounted && is_shown => {
+                let standing = Standing::Mounted(mounted);
+                self.registry.put(Entry { record, standing, search: None, bypassing: Vec::new() });
+            }
+            found => {
+                let name = found.map_or_else(|_| id.to_owned(), |record| record.name);
+                self.lingering.push(Lingering { name, mounted });
+            }
+        }
     }
 
     fn restore_one(&mut self, id: &str) {
