@@ -18,7 +18,8 @@ use harness::{Backing, Daemon, FsKind, Run, kill, require, wait_until};
 use rustix::{
     fs::{
         AtFlags, CWD, FlockOperation, Mode, OFlags, StatxFlags, XattrFlags, copy_file_range, flock, getxattr,
-        ioctl_ficlone, ioctl_getflags, listxattr, mkfifoat, openat, setxattr, statvfs, statx, syncfs,
+        ioctl_ficlone, ioctl_getflags, listxattr, mkfifoat, openat, sendfile, setxattr, statvfs, statx,
+        syncfs,
     },
     io::Errno,
     mount::{UnmountFlags, unmount},
@@ -138,6 +139,36 @@ fn mapped_store_moves_mtime_while_the_file_is_open_and_after() {
     mapping.sync().unwrap();
     drop((mapping, file));
     wait_until("stat to show a mapped store after close", Duration::from_secs(3), agrees);
+}
+
+/// sendfile(2) from a descriptor that can be written to fills the mount's own page cache, the only thing that does. A
+/// write(2) drops such pages itself, a store through a mapping does not.
+#[test]
+fn sendfile_sees_a_mapped_store_after_a_moment() {
+    require!(fuse);
+    let ground = ground();
+    let path = ground.mounted.join("file");
+    fs::write(&path, vec![0; 8192]).unwrap();
+    let file = read_write(&path);
+    let sent = || {
+        let target = tempfile::tempfile().unwrap();
+        assert_eq!(sendfile(&target, &file, Some(&mut 0), 8192).unwrap(), 8192);
+        let mut bytes = vec![0xff; 8192];
+        target.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    assert!(sent() == vec![0; 8192]);
+    file.write_all_at(b"written", 0).unwrap();
+    assert_eq!(&sent()[..7], b"written");
+
+    let mapping = Mapping::new(&file, 8192, Protection::ReadWrite).unwrap();
+    mapping.store(4096, b"stored");
+    let mut read = [0; 6];
+    file.read_exact_at(&mut read, 4096).unwrap();
+    assert_eq!(&read, b"stored", "read(2) is late as well");
+    wait_until("sendfile to show a mapped store", Duration::from_secs(1), || {
+        &sent()[4096..4102] == b"stored"
+    });
 }
 
 /// Split into requests of 1 MiB, but complete and in order.

@@ -58,6 +58,8 @@ pub(crate) fn assume(identity: Identity) -> Result<(), Errno> {
     if current == identity {
         return Ok(());
     }
+    // Unknown until all of it is done: after an error in between, the next request must not believe the old one.
+    CURRENT.set(None);
     if current.uid != identity.uid {
         set_fs_id(libc::SYS_setfsuid, identity.uid)?;
     }
@@ -88,10 +90,13 @@ pub(crate) fn assume_nobody() -> Result<(), Errno> {
 /// # Errors
 /// The capability cannot be changed, or what `operation` returned.
 pub(crate) fn with_fsetid<T>(operation: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
-    current()?;
+    let identity = current()?;
+    // As above: if the capability cannot be taken away again, the thread is prepared anew before anything else.
+    CURRENT.set(None);
     set_fsetid(true)?;
     let result = operation();
     set_fsetid(false)?;
+    CURRENT.set(Some(identity));
     result
 }
 
