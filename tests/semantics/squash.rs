@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, File, Permissions},
+    io::Write,
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown, symlink},
     path::Path,
 };
@@ -116,6 +117,34 @@ fn set_id_bits_of_files_are_stripped_silently() {
         assert_eq!(mode(&ground.backing.join(name)), 0o755, "{name} below");
         assert_eq!(mode(&ground.mounted.join(name)), 0o755, "{name}");
     }
+}
+
+/// A setuid file that was there before would run with somebody's rights on the host: whoever fills it through the
+/// mount, a container's root included, takes the bits away.
+#[test]
+fn set_id_bits_of_files_that_were_there_go_with_any_change() {
+    require!(fuse);
+    const NAMES: [&str; 5] = ["written", "truncated", "emptied", "allocated", "replaced"];
+    let ground = prepared(|root| {
+        for name in NAMES {
+            fs::write(root.join(name), "old").unwrap();
+            fs::set_permissions(root.join(name), Permissions::from_mode(0o4755)).unwrap();
+        }
+    });
+    let path = |name: &str| ground.mounted.join(name);
+    assert_eq!(mode(&path("written")), 0o4755, "untouched, it is shown as it is");
+    File::options().append(true).open(path("written")).unwrap().write_all(b"new").unwrap();
+    File::options().write(true).open(path("truncated")).unwrap().set_len(1).unwrap();
+    File::create(path("emptied")).unwrap();
+    let allocated = File::options().write(true).open(path("allocated")).unwrap();
+    rustix::fs::fallocate(&allocated, rustix::fs::FallocateFlags::empty(), 0, 8192).unwrap();
+    File::options().write(true).truncate(true).open(path("replaced")).unwrap().write_all(b"new").unwrap();
+    for name in ["written", "truncated", "emptied", "replaced"] {
+        assert_eq!(mode(&ground.backing.join(name)), 0o755, "{name} below");
+    }
+    // Allocation changes no byte that runs; the contents do, and then the bits are gone.
+    rustix::io::pwrite(&allocated, b"new", 0).unwrap();
+    assert_eq!(mode(&ground.backing.join("allocated")), 0o755);
 }
 
 #[test]

@@ -117,7 +117,8 @@ impl GuardFs {
         size: u64,
     ) -> Result<(), Errno> {
         let mode = u32::from(stat_of(fd)?.stx_mode);
-        let keeps_privilege = mode & (libc::S_ISUID | libc::S_ISGID) != 0 && caller.has_fsetid();
+        let keeps_privilege =
+            mode & (libc::S_ISUID | libc::S_ISGID) != 0 && self.is_allowed_privilege(caller);
         let truncate = || {
             if let Some(open_file) = number.and_then(|number| self.files.get(number).ok())
                 && open_file.is_writer()

@@ -119,7 +119,7 @@ impl GuardFs {
                 }
             }
         };
-        if origin == WriteOrigin::Privileged && open_file.may_be_privileged() {
+        if origin == WriteOrigin::Privileged && self.may_keep_privilege(open_file) {
             identity::with_fsetid(write)
         } else {
             write()
@@ -149,7 +149,7 @@ impl GuardFs {
         let allocate = || rustix::fs::fallocate(file, mode, offset, length);
         // Where the bits have to go, the kernel has said so in a request of its own (`file_modified`).
         self.reclaim.retry_when_full(|| {
-            if open_file.may_be_privileged() { identity::with_fsetid(allocate) } else { allocate() }
+            if self.may_keep_privilege(&open_file) { identity::with_fsetid(allocate) } else { allocate() }
         })
     }
 
@@ -205,6 +205,6 @@ impl GuardFs {
             )
         };
         // As for fallocate(2).
-        if target.may_be_privileged() { identity::with_fsetid(copy) } else { copy() }
+        if self.may_keep_privilege(&target) { identity::with_fsetid(copy) } else { copy() }
     }
 }

@@ -190,7 +190,11 @@ impl GuardFs {
         if flags.contains(OFlags::TRUNC) {
             // Apart from the opening, because the bits of a privileged file stay if the caller may keep them.
             let truncate = || rustix::fs::ftruncate(&opened, 0);
-            if is_privileged && caller.has_fsetid() { identity::with_fsetid(truncate) } else { truncate() }?;
+            if is_privileged && self.is_allowed_privilege(caller) {
+                identity::with_fsetid(truncate)
+            } else {
+                truncate()
+            }?;
         }
         let file = is_writer.then_some(opened);
         self.enter(running, node, worker_flags(flags), file, is_privileged)
@@ -400,6 +404,17 @@ impl GuardFs {
         {
             tracing::debug!(ino = node, %errno, "cannot close a backing id");
         }
+    }
+
+    /// Whether a write by a holder of CAP_FSETID leaves the file's setuid and setgid bits. Not under `squash`: a
+    /// container's root must not fill an old setuid file of the host with new contents.
+    pub(super) fn may_keep_privilege(&self, open_file: &OpenFile) -> bool {
+        !self.is_squashed() && open_file.may_be_privileged()
+    }
+
+    /// Whether the caller's truncation leaves those bits.
+    pub(super) fn is_allowed_privilege(&self, caller: Caller) -> bool {
+        !self.is_squashed() && caller.has_fsetid()
     }
 
     /// Returns the mode bits that the ownership policy lets a file have.
