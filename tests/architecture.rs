@@ -26,7 +26,7 @@ const LAYERS: &[(&[&str], Peers)] = &[
     (&["fs"], Peers::Strangers),
     (&["fuse"], Peers::Strangers),
     (&["session"], Peers::Strangers),
-    (&["mounting", "mount_users", "changed_outside"], Peers::Acquainted),
+    (&["mounting", "mount_users", "changed_outside", "rebind"], Peers::Acquainted),
     (&["workspaces"], Peers::Strangers),
     (&["control"], Peers::Strangers),
     (&["daemon"], Peers::Strangers),

@@ -4,7 +4,9 @@
 //! first two into [`DaemonOptions`]; this module adds the file and the defaults.
 //! Every error names the file, the line, the key and, for a misspelt key, the nearest valid one.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
@@ -26,9 +28,15 @@ const FEWEST_THREADS: usize = 2;
 /// Most FUSE threads that can be asked for.
 const MOST_THREADS: usize = 64;
 
+/// How long a worker may give no sign of life by default.
+const DEFAULT_WATCHDOG: Duration = Duration::from_secs(5);
+
+/// What can be asked for: signs of life come every second.
+const WATCHDOG_SECONDS: RangeInclusive<u64> = 2..=3_600;
+
 /// Every table and key of the file, for the check that names the nearest valid key.
 const KEYS: &[(&str, &[&str])] = &[
-    ("daemon", &["state-dir", "runtime-dir"]),
+    ("daemon", &["state-dir", "runtime-dir", "watchdog-seconds"]),
     ("workspaces", &["roots"]),
     ("mount", &["threads"]),
     ("watch", &["max-directories"]),
@@ -116,6 +124,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Absolute glob patterns; every directory that matches is guarded as it appears. No `**`.
     pub roots: Vec<String>,
+    /// How long a worker may give no sign of life before it is replaced; `None`: for ever.
+    pub watchdog: Option<Duration>,
     /// FUSE threads of each mount, 2 to 64.
     pub threads: usize,
     /// Directories watched per workspace.
@@ -141,6 +151,7 @@ struct File {
 struct DaemonTable {
     state_dir: Option<PathBuf>,
     runtime_dir: Option<PathBuf>,
+    watchdog_seconds: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -236,6 +247,7 @@ fn resolve(
         runtime_dir: absolute("runtime-dir", runtime.unwrap_or_else(|| DEFAULT_RUNTIME_DIR.into()), lines)?,
         file: path,
         roots: checked_roots(file.workspaces.roots, lines)?,
+        watchdog: checked_watchdog(file.daemon.watchdog_seconds, lines)?,
         threads: checked_threads(file.mount.threads, lines)?,
         watch_directories: file.watch.max_directories.unwrap_or(DEFAULT_WATCH_DIRECTORIES),
         log_level: checked_level(env_level, file.log.level, lines)?,
@@ -263,6 +275,19 @@ fn checked_roots(roots: Vec<String>, lines: &Lines<'_>) -> Result<Vec<String>, C
         }
     }
     Ok(roots)
+}
+
+fn checked_watchdog(seconds: Option<u64>, lines: &Lines<'_>) -> Result<Option<Duration>, ConfigError> {
+    match seconds {
+        None => Ok(Some(DEFAULT_WATCHDOG)),
+        Some(0) => Ok(None),
+        Some(seconds) if WATCHDOG_SECONDS.contains(&seconds) => Ok(Some(Duration::from_secs(seconds))),
+        Some(seconds) => {
+            let (least, most) = (WATCHDOG_SECONDS.start(), WATCHDOG_SECONDS.end());
+            let reason = format!("give 0 (never) or {least} to {most}");
+            Err(lines.value("watchdog-seconds", seconds.to_string(), reason))
+        }
+    }
 }
 
 fn checked_threads(threads: Option<usize>, lines: &Lines<'_>) -> Result<usize, ConfigError> {
@@ -383,6 +408,7 @@ mod tests {
         assert_eq!(config.state_dir, Path::new(DEFAULT_STATE_DIR));
         assert_eq!(config.runtime_dir, Path::new(DEFAULT_RUNTIME_DIR));
         assert_eq!(config.watch_directories, 16_384);
+        assert_eq!(config.watchdog, Some(Duration::from_secs(5)));
         assert!((2..=4).contains(&config.threads));
         assert_eq!(config.log_level, "info");
         assert!(config.roots.is_empty());
@@ -391,13 +417,14 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let config = load(
-            "[daemon]\nstate-dir = \"/s\"\nruntime-dir = \"/r/\"\n[workspaces]\nroots = [\"/home/*/workspace/*\"]\n\
+            "[daemon]\nstate-dir = \"/s\"\nruntime-dir = \"/r/\"\nwatchdog-seconds = 0\n[workspaces]\nroots = [\"/home/*/workspace/*\"]\n\
              [mount]\nthreads = 3\n[watch]\nmax-directories = 7\n[log]\nlevel = \"debug\"\nformat = \"json\"\n",
         )
         .unwrap();
         assert_eq!(config.state_dir, Path::new("/s"));
         assert_eq!(config.runtime_dir, Path::new("/r"));
         assert_eq!(config.roots, ["/home/*/workspace/*"]);
+        assert_eq!(config.watchdog, None);
         assert_eq!((config.threads, config.watch_directories), (3, 7));
         assert_eq!((config.log_level.as_str(), config.log_format), ("debug", LogFormat::Json));
     }
@@ -434,6 +461,8 @@ mod tests {
     fn values_out_of_range_are_refused() {
         let error = load("[mount]\nthreads = 1\n").unwrap_err().to_string();
         assert_eq!(error, "/etc/c.toml, line 2: threads = 1: give 2 to 64");
+        let error = load("[daemon]\nwatchdog-seconds = 1\n").unwrap_err().to_string();
+        assert_eq!(error, "/etc/c.toml, line 2: watchdog-seconds = 1: give 0 (never) or 2 to 3600");
         for root in ["workspace/*", "/home/**/x", "/home/../x", "/home/[x"] {
             let error = load(&format!("[workspaces]\nroots = [\"{root}\"]\n")).unwrap_err().to_string();
             assert!(error.starts_with("/etc/c.toml, line 2: roots = "), "{error}");

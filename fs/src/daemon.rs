@@ -7,6 +7,8 @@
 mod directories;
 mod keeper;
 mod log;
+mod threads;
+mod watchdog;
 mod worker;
 
 use std::path::PathBuf;

@@ -226,6 +226,11 @@ impl GuardFs {
         self.files.len()
     }
 
+    /// Returns how many requests were sent again to a worker that took over.
+    pub(crate) fn resent_requests(&self) -> u64 {
+        self.journal.resent_requests()
+    }
+
     /// How long the kernel may trust a name.
     pub(crate) fn entry_ttl(&self) -> Duration {
         if self.is_watched() { *self.watched_ttl.get().unwrap_or(&UNWATCHED_TTL) } else { UNWATCHED_TTL }

@@ -32,6 +32,9 @@ pub(crate) struct Remembered {
 mod word {
     pub(super) const NODE: usize = 0;
     pub(super) const FLAGS: usize = 1;
+    /// Not 0 while a request enters or releases the number. Where its worker dies meanwhile, the number stays taken
+    /// until the request has been carried out again: it must not come to mean another open before that.
+    pub(super) const IN_TRANSIT: usize = 2;
 }
 
 /// A table from number to open object.
@@ -71,9 +74,12 @@ impl<T> HandleTable<T> {
             let line = table.line(number);
             let node = line[word::NODE].load(Ordering::Acquire);
             if node == 0 {
-                returned.push(number);
+                if line[word::IN_TRANSIT].load(Ordering::Acquire) == 0 {
+                    returned.push(number);
+                }
                 continue;
             }
+            line[word::IN_TRANSIT].store(0, Ordering::Release);
             let flags = line[word::FLAGS].load(Ordering::Acquire) as u32;
             if let Some(slot) = table.slot(number) {
                 *slot.write() = Some(Arc::new(rebuild(Remembered { node, flags })));
@@ -84,19 +90,26 @@ impl<T> HandleTable<T> {
         table
     }
 
-    /// Enters an object and returns its number.
+    /// Takes a free number, so that the caller can record it before anything is open under it.
     ///
     /// # Errors
     /// `ENFILE` when the region is full.
-    pub(crate) fn insert(&self, object: T, remembered: Remembered) -> Result<u64, Errno> {
+    pub(crate) fn reserve(&self) -> Result<u64, Errno> {
         let number = self.take_number()?;
-        let slot = self.slot(number).ok_or(Errno::NFILE)?;
+        self.line(number)[word::IN_TRANSIT].store(1, Ordering::Release);
+        Ok(number)
+    }
+
+    /// Enters an object under a number from [`Self::reserve`].
+    pub(crate) fn enter(&self, number: u64, object: T, remembered: Remembered) {
+        // A reserved number is below the region's size, and so has a slot.
+        let Some(slot) = self.slot(number) else { return };
         *slot.write() = Some(Arc::new(object));
         let line = self.line(number);
         line[word::FLAGS].store(u64::from(remembered.flags), Ordering::Release);
         line[word::NODE].store(remembered.node, Ordering::Release);
+        line[word::IN_TRANSIT].store(0, Ordering::Release);
         self.open.fetch_add(1, Ordering::Relaxed);
-        Ok(number)
     }
 
     /// Returns the object behind a number.
@@ -114,14 +127,19 @@ impl<T> HandleTable<T> {
     /// `EBADF` when nothing is open under it.
     pub(crate) fn take(&self, number: u64) -> Result<Arc<T>, Errno> {
         let object = self.slot(number).and_then(|slot| slot.write().take()).ok_or(Errno::BADF)?;
-        self.line(number)[word::NODE].store(0, Ordering::Release);
+        let line = self.line(number);
+        line[word::IN_TRANSIT].store(1, Ordering::Release);
+        line[word::NODE].store(0, Ordering::Release);
         self.open.fetch_sub(1, Ordering::Relaxed);
         Ok(object)
     }
 
-    /// Lets a number that was taken out be used again.
+    /// Lets a number that was taken out, or reserved and not entered, be used again.
     pub(crate) fn recycle(&self, number: u64) {
-        self.free.lock().returned.push(number);
+        if number < self.region.lines as u64 {
+            self.line(number)[word::IN_TRANSIT].store(0, Ordering::Release);
+            self.free.lock().returned.push(number);
+        }
     }
 
     /// Returns how many are open.
@@ -170,16 +188,22 @@ mod tests {
         Remembered { node, flags: 2 }
     }
 
+    fn insert<T>(table: &HandleTable<T>, object: T, node: u64) -> u64 {
+        let number = table.reserve().unwrap();
+        table.enter(number, object, remembered(node));
+        number
+    }
+
     #[test]
     fn released_number_is_bad_and_is_used_again_once_recycled() {
         let table = HandleTable::new(memory(), FILES, mark::FILES);
-        let first = table.insert("a", remembered(10)).unwrap();
-        let second = table.insert("b", remembered(11)).unwrap();
+        let first = insert(&table, "a", 10);
+        let second = insert(&table, "b", 11);
         assert_eq!(*table.take(first).unwrap(), "a");
         assert_eq!(table.get(first).unwrap_err(), Errno::BADF);
-        assert_ne!(table.insert("c", remembered(12)).unwrap(), first);
+        assert_ne!(insert(&table, "c", 12), first);
         table.recycle(first);
-        assert_eq!(table.insert("d", remembered(13)).unwrap(), first);
+        assert_eq!(insert(&table, "d", 13), first);
         assert_eq!(*table.get(second).unwrap(), "b");
         assert_eq!(table.len(), 3);
     }
@@ -194,13 +218,40 @@ mod tests {
     fn another_worker_finds_what_is_open_under_the_same_numbers() {
         let memory = memory();
         let table = HandleTable::new(memory.clone(), FILES, mark::FILES);
-        let numbers: Vec<u64> = (0..5).map(|i| table.insert(i, remembered(100 + i)).unwrap()).collect();
+        let numbers: Vec<u64> = (0..5).map(|i| insert(&table, i, 100 + i)).collect();
         table.take(numbers[2]).unwrap();
+        table.recycle(numbers[2]);
         drop(table);
         let table = HandleTable::attach(memory, FILES, mark::FILES, |remembered| remembered.node - 100);
         assert_eq!(*table.get(numbers[4]).unwrap(), 4);
         assert_eq!(table.get(numbers[2]).unwrap_err(), Errno::BADF);
-        assert_eq!(table.insert(9, remembered(109)).unwrap(), numbers[2]);
-        assert_eq!(table.insert(10, remembered(110)).unwrap(), 5);
+        assert_eq!(insert(&table, 9, 109), numbers[2]);
+        assert_eq!(insert(&table, 10, 110), 5);
+    }
+
+    #[test]
+    fn number_of_an_unfinished_request_is_not_given_to_another_one() {
+        let memory = memory();
+        let table = HandleTable::new(memory.clone(), FILES, mark::FILES);
+        let (kept, releasing) = (insert(&table, 1, 101), insert(&table, 2, 102));
+        let opening = table.reserve().unwrap();
+        table.take(releasing).unwrap();
+        drop(table);
+        // Neither a first successor nor one after it.
+        for _ in 0..2 {
+            let table = HandleTable::attach(memory.clone(), FILES, mark::FILES, |remembered| remembered.node);
+            assert_eq!(*table.get(kept).unwrap(), 101);
+            let new = insert(&table, 3, 103);
+            assert!(new != releasing && new != opening, "{new}");
+            assert_eq!(table.take(releasing).err(), Some(Errno::BADF));
+        }
+        let table = HandleTable::attach(memory.clone(), FILES, mark::FILES, |remembered| remembered.node);
+        table.recycle(releasing);
+        table.recycle(opening);
+        drop(table);
+        let table = HandleTable::attach(memory, FILES, mark::FILES, |remembered| remembered.node);
+        let mut reused = [insert(&table, 4, 104), insert(&table, 5, 105)];
+        reused.sort_unstable();
+        assert_eq!(reused, [releasing, opening]);
     }
 }

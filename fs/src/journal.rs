@@ -13,12 +13,15 @@
 //!
 //! Cost: a few stores to memory that no other thread writes.
 
+pub(crate) mod progress;
+
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
+use self::progress::Busy;
 use crate::state::{JOURNAL, mark};
 use crate::sys::shared_memory::{Line, SharedMemory};
 
@@ -91,6 +94,7 @@ pub(crate) struct Running<'a> {
     /// What is known from before, if the request was sent again.
     pub(crate) earlier: Option<Earlier>,
     is_poisoned: bool,
+    _busy: Busy,
 }
 
 impl Journal {
@@ -103,7 +107,8 @@ impl Journal {
 
     /// Records that this thread begins with the request `unique`.
     pub(crate) fn begin(&self, unique: u64) -> Running<'_> {
-        let record = if unique & RESENT == 0 { None } else { self.record(unique & !RESENT) };
+        let busy = Busy::begin();
+        let record = if unique & RESENT == 0 { None } else { self.resent(unique & !RESENT) };
         let attempts = record.map_or(0, |record| record.attempts + 1);
         let line = slot_line(&self.memory, self.slot());
         // The number goes last: with it the slot speaks of this request.
@@ -115,7 +120,17 @@ impl Journal {
         line[word::SEQUENCE].store(self.next_sequence(record.is_some()), Ordering::Release);
         line[word::UNIQUE].store(unique & !RESENT, Ordering::Release);
         let earlier = record.map(|record| record.earlier);
-        Running { line, earlier, is_poisoned: attempts >= MAX_ATTEMPTS }
+        Running { line, earlier, is_poisoned: attempts >= MAX_ATTEMPTS, _busy: busy }
+    }
+
+    /// Returns how many requests were sent again since the mount was made.
+    pub(crate) fn resent_requests(&self) -> u64 {
+        self.memory.line(mark::JOURNAL)[2].load(Ordering::Relaxed)
+    }
+
+    fn resent(&self, unique: u64) -> Option<Record> {
+        self.memory.line(mark::JOURNAL)[2].fetch_add(1, Ordering::Relaxed);
+        self.record(unique)
     }
 
     fn record(&self, unique: u64) -> Option<Record> {
@@ -255,6 +270,7 @@ mod tests {
         assert_eq!(journal.begin(42 | RESENT).earlier, Some(Earlier::Done(Err(Errno::EXIST), notes)));
         assert_eq!(journal.begin(44 | RESENT).earlier, None);
         assert_eq!(journal.begin(42).earlier, None, "a number without the bit is a new request");
+        assert_eq!(journal.resent_requests(), 2);
     }
 
     #[test]

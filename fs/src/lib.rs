@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   daemon ── keeper: holds /dev/fuse fds and state memfds ── worker: everything below
-//!     control ── workspaces ── mounting, catalog, changed_outside, mount_users, keeper_link, roots_watch
+//!     control ── workspaces ── mounting, catalog, changed_outside, mount_users, rebind, keeper_link, roots_watch
 //!                    │
 //!                 session ── fuse (adapter) ── fs (operations) ── inode, handle, backing
 //!                                               │
@@ -25,6 +25,7 @@ mod journal;
 mod keeper_link;
 mod mount_users;
 mod mounting;
+mod rebind;
 mod roots_watch;
 pub mod session;
 mod state;

@@ -5,7 +5,7 @@
 //! pid here.
 
 mod plain;
-mod process;
+pub(crate) mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;

@@ -27,11 +27,12 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 use wsguard_api::{BackingInfo, Coherence, DataPath};
 
+pub(crate) use attach::clone_detached;
 pub(crate) use error::MountError;
 pub(crate) use place::{Occupied, check_form, check_name, check_no_mounts_below, check_overlap, check_own};
 pub(crate) use stale::{Leftover, leftovers};
 
-use attach::{attach, clone_detached, device_of, remove_dead, unmount_top};
+use attach::{attach, device_of, remove_dead, unmount_top};
 use mountinfo::{DeviceNumber, MountEntry, MountTable, Propagation};
 use place::Place;
 use root::BackingRoot;
@@ -532,6 +533,18 @@ impl Mounted {
     /// Returns its superblock's number.
     pub(crate) fn device(&self) -> DeviceNumber {
         self.device
+    }
+
+    /// Returns the root of its mount at the root-owned place, to make clones of.
+    ///
+    /// Whoever holds it makes the mount busy.
+    pub(crate) fn mount_root(&self) -> Result<OwnedFd, MountError> {
+        let place = Place::open(&self.source)?;
+        let root = place.open_top()?;
+        if device_of(root.as_fd())? != self.device {
+            return Err(MountError::Covered { path: place.path });
+        }
+        Ok(root)
     }
 
     /// Returns what the session counts.

@@ -79,6 +79,8 @@ pub struct SessionStats {
     pub inodes_known: u64,
     /// Open files and directories.
     pub open_handles: u64,
+    /// Requests that were sent again to a worker that took over, since the mount was made.
+    pub resent_requests: u64,
 }
 
 /// See the module.
@@ -134,7 +136,11 @@ impl Session {
 
     /// Returns the numbers for `status`.
     pub fn stats(&self) -> SessionStats {
-        SessionStats { inodes_known: self.fs.inodes_known(), open_handles: self.fs.open_handles() }
+        SessionStats {
+            inodes_known: self.fs.inodes_known(),
+            open_handles: self.fs.open_handles(),
+            resent_requests: self.fs.resent_requests(),
+        }
     }
 
     /// Returns how data flows.

@@ -8,6 +8,7 @@ mod busy;
 mod discovery;
 mod driver;
 mod jobs;
+mod rebinding;
 mod registry;
 mod start;
 mod unmounting;

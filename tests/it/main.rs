@@ -20,6 +20,8 @@ mod many;
 #[cfg(test)]
 mod plain_files;
 #[cfg(test)]
+mod rebind;
+#[cfg(test)]
 mod repair;
 #[cfg(test)]
 mod roots;
@@ -33,5 +35,7 @@ mod starting;
 mod suites;
 #[cfg(test)]
 mod tree;
+#[cfg(test)]
+mod watchdog;
 #[cfg(test)]
 mod workloads;

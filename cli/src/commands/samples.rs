@@ -1,6 +1,9 @@
-//! What the tests of the commands print: one healthy workspace, and a daemon with it and a failed one.
+//! What the tests of the commands print: one healthy workspace, and a daemon with it and a failed one, on its third
+//! worker.
 
-use wsguard_api::{BackingInfo, Coherence, DaemonStatus, DataPath, Ownership, Workspace, WorkspaceState};
+use wsguard_api::{
+    BackingInfo, Coherence, DaemonStatus, DataPath, Ownership, WorkerEvent, Workspace, WorkspaceState,
+};
 
 use crate::output::{Verbosity, View};
 use crate::users::Users;
@@ -64,7 +67,23 @@ pub(crate) fn status() -> DaemonStatus {
         version: env!("CARGO_PKG_VERSION").into(),
         keeper_pid: 100,
         worker_pid: 101,
-        generation: 1,
+        generation: 3,
+        restarts: 2,
+        events: vec![
+            WorkerEvent {
+                at: "2030-01-01T09:30:00Z".into(),
+                generation: 1,
+                reason: "signal: 9 (SIGKILL)".into(),
+                stall_ms: Some(84),
+            },
+            WorkerEvent {
+                at: "2030-01-01T11:55:00Z".into(),
+                generation: 2,
+                reason: "hung: no heartbeat for 5.0 s".into(),
+                stall_ms: Some(61),
+            },
+        ],
+        resent_requests: 14,
         started_at: "2030-01-01T09:00:00Z".into(),
         state_dir: "/var/lib/wsguard".into(),
         runtime_dir: "/run/wsguard".into(),

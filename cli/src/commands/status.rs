@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
-use wsguard_api::{DaemonStatus, WorkspaceState};
+use wsguard_api::{DaemonStatus, WorkerEvent, WorkspaceState};
 
 use crate::client::Client;
 use crate::commands::workspace_rows::{
@@ -13,7 +13,8 @@ use crate::commands::workspace_rows::{
 use crate::error::{CliError, ExitStatus};
 use crate::help;
 use crate::output::{
-    Cell, Column, Format, Printer, Table, Verbosity, View, bytes, duration, facts, printable,
+    Cell, Column, Format, Printer, Table, Verbosity, View, ago, bytes, count, duration, elapsed_ms, facts,
+    printable,
 };
 use crate::settings::Settings;
 
@@ -76,9 +77,13 @@ fn screen(status: &DaemonStatus, socket: &str, view: &View) -> String {
 fn daemon_facts(status: &DaemonStatus, socket: &str, view: &View) -> Vec<(&'static str, String)> {
     let config = status.config.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string());
     let roots = if status.roots.is_empty() { "none".to_owned() } else { status.roots.join(", ") };
-    vec![
+    let mut facts = vec![
         ("daemon", daemon_line(status, view.now)),
         ("processes", processes_line(status)),
+        ("restarts", restarts_line(status)),
+    ];
+    facts.extend(status.events.last().map(|event| ("last", last_death_line(event, view.now))));
+    facts.extend([
         ("kernel", status.kernel.clone()),
         ("socket", socket.to_owned()),
         ("state", status.state_dir.display().to_string()),
@@ -88,7 +93,8 @@ fn daemon_facts(status: &DaemonStatus, socket: &str, view: &View) -> Vec<(&'stat
         ("memory", bytes(status.resident_bytes)),
         ("files", format!("{} of {} descriptors open", status.open_fds, status.fd_limit)),
         ("workspaces", workspaces_line(status)),
-    ]
+    ]);
+    facts
 }
 
 fn daemon_line(status: &DaemonStatus, now: Timestamp) -> String {
@@ -106,7 +112,23 @@ fn daemon_line(status: &DaemonStatus, now: Timestamp) -> String {
 fn processes_line(status: &DaemonStatus) -> String {
     let mut line = format!("keeper pid {}, worker pid {}", status.keeper_pid, status.worker_pid);
     if status.generation > 1 {
-        line.push_str(&format!(" (the {} before it died)", status.generation - 1));
+        line.push_str(&format!(" (generation {})", status.generation));
+    }
+    line
+}
+
+fn restarts_line(status: &DaemonStatus) -> String {
+    if status.restarts == 0 {
+        return "none".to_owned();
+    }
+    let resent = count(status.resent_requests, "request");
+    format!("{} died; {resent} under way sent again", count(status.restarts, "worker"))
+}
+
+fn last_death_line(event: &WorkerEvent, now: Timestamp) -> String {
+    let mut line = format!("{}, {}", ago(&event.at, now), printable(&event.reason));
+    if let Some(stall) = event.stall_ms {
+        line.push_str(&format!("; answers again after {}", elapsed_ms(stall)));
     }
     line
 }
@@ -171,6 +193,32 @@ mod tests {
             assert!(text.contains(value), "{value} is missing:\n{text}");
         }
         assert!(text.contains("warning: gpt: could not be mounted: the directory is gone\n"), "{text}");
+    }
+
+    #[test]
+    fn restarts_are_told_with_the_last_reason_and_stall() {
+        let text = plain(&screen(&status(), "/s", &view(Some(80))));
+        for value in [
+            "worker pid 101 (generation 3)",
+            "2 workers died; 14 requests under way sent again",
+            "5 min ago, hung: no heartbeat for 5.0 s; answers again after 61 ms",
+        ] {
+            assert!(text.contains(value), "{value} is missing:\n{text}");
+        }
+        let calm = DaemonStatus { generation: 1, restarts: 0, events: Vec::new(), ..status() };
+        let text = plain(&screen(&calm, "/s", &view(Some(80))));
+        let lines = text.lines().filter(|line| line.contains("none")).count();
+        assert!(lines >= 1 && !text.contains("ago,") && !text.contains("generation"), "{text}");
+    }
+
+    #[test]
+    fn status_of_an_older_daemon_is_understood() {
+        let mut value = serde_json::to_value(status()).unwrap();
+        for field in ["restarts", "events", "resent_requests"] {
+            value.as_object_mut().unwrap().remove(field).unwrap();
+        }
+        let status: DaemonStatus = serde_json::from_value(value).unwrap();
+        assert_eq!((status.restarts, status.events.len(), status.resent_requests), (0, 0, 0));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use error::{ApiError, ErrorCode};
 pub use workspace::{
     BackingInfo, ChangedOutside, Coherence, DaemonStatus, DataPath, MountAllFailure, MountAllReport,
     MountRequest, MountUser, Ownership, ShutdownReport, SyncReport, SyncRequest, UmountReport,
-    UnguardedDirectory, Workspace, WorkspaceList, WorkspaceState,
+    UnguardedDirectory, WorkerEvent, Workspace, WorkspaceList, WorkspaceState,
 };
 
 /// The version in every answer's `schema` field; raised when a field changes its meaning or goes away.

@@ -188,6 +188,20 @@ pub struct WorkspaceList {
     pub unguarded: Vec<UnguardedDirectory>,
 }
 
+/// The end of a worker that was not wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerEvent {
+    /// When the keeper noticed it, RFC 3339.
+    pub at: String,
+    /// Which worker, as in [`DaemonStatus::generation`].
+    pub generation: u64,
+    /// The signal or exit code, or `hung: ` and what was missing.
+    pub reason: String,
+    /// From the death to the moment when its successor served every mount again, milliseconds. Absent if nothing
+    /// was mounted, or if the successor died on the way there: then the whole wait is told at that one.
+    pub stall_ms: Option<u64>,
+}
+
 /// The daemon and everything it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonStatus {
@@ -203,6 +217,16 @@ pub struct DaemonStatus {
     pub worker_pid: u32,
     /// How many workers this keeper has started, this one included.
     pub generation: u64,
+    /// How many workers died and were replaced.
+    #[serde(default)]
+    pub restarts: u64,
+    /// Their ends, newest last, twenty at most.
+    #[serde(default)]
+    pub events: Vec<WorkerEvent>,
+    /// Requests that were under way when a worker died and that the kernel sent again to its successor; of the
+    /// mounts that there are, each since it was made.
+    #[serde(default)]
+    pub resent_requests: u64,
     /// When this worker started, RFC 3339.
     pub started_at: String,
     /// Where the catalog is.

@@ -1,19 +1,25 @@
 //! The daemon's own facts.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rustix::process::Resource;
 use wsguard_api::{DaemonStatus, SCHEMA_VERSION};
 
 use crate::config::Config;
+use crate::keeper_link::History;
 use crate::workspaces::{Registry, Viewer};
+
+/// How long a worker must live until the deaths before it are past.
+const CRASH_LOOP_SHOWN: SignedDuration = SignedDuration::from_secs(60);
 
 /// What does not change as long as a worker runs.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkerFacts {
     keeper_pid: u32,
     generation: u64,
+    history: Arc<History>,
     started_at: Timestamp,
     state_dir: PathBuf,
     runtime_dir: PathBuf,
@@ -22,10 +28,11 @@ pub(crate) struct WorkerFacts {
 
 impl WorkerFacts {
     /// Notes them for a worker that starts now.
-    pub(crate) fn new(config: &Config, keeper_pid: u32, generation: u64) -> Self {
+    pub(crate) fn new(config: &Config, keeper_pid: u32, generation: u64, history: Arc<History>) -> Self {
         Self {
             keeper_pid,
             generation,
+            history,
             started_at: Timestamp::now(),
             state_dir: config.state_dir.clone(),
             runtime_dir: config.runtime_dir.clone(),
@@ -42,6 +49,9 @@ pub(super) fn status(facts: &WorkerFacts, registry: &Registry, viewer: Viewer) -
         keeper_pid: facts.keeper_pid,
         worker_pid: std::process::id(),
         generation: facts.generation,
+        restarts: facts.generation.saturating_sub(1),
+        events: facts.history.events(),
+        resent_requests: registry.resent_requests(),
         started_at: facts.started_at.to_string(),
         state_dir: facts.state_dir.clone(),
         runtime_dir: facts.runtime_dir.clone(),
@@ -51,9 +61,21 @@ pub(super) fn status(facts: &WorkerFacts, registry: &Registry, viewer: Viewer) -
         open_fds: open_fds(),
         fd_limit: rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
         resident_bytes: resident_bytes(),
-        warnings: registry.warnings(viewer),
+        warnings: crash_loop_warning(facts).into_iter().chain(registry.warnings(viewer)).collect(),
         workspaces: registry.list(viewer),
     }
+}
+
+/// Workers that die right after their start, again and again, show nothing else than this in the moments in
+/// between.
+fn crash_loop_warning(facts: &WorkerFacts) -> Option<String> {
+    let deaths = facts.history.young_deaths();
+    let is_new = Timestamp::now().duration_since(facts.started_at) < CRASH_LOOP_SHOWN;
+    if deaths < 2 || !is_new {
+        return None;
+    }
+    let last = facts.history.events().pop().map_or_else(String::new, |event| format!(" ({})", event.reason));
+    Some(format!("the worker died {deaths} times right after its start{last}; see the daemon's log"))
 }
 
 /// The directory that is read is open itself and not counted.

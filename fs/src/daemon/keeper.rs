@@ -2,7 +2,8 @@
 //!
 //! It owns what must outlive a worker: each session's `/dev/fuse` descriptor, its state memory file and the
 //! detached clone of its backing directory. Every worker gets all of them at its start and goes on where the one
-//! before it died; requests wait meanwhile. Workers that die one after the other, each soon after its start, end
+//! before it died; requests wait meanwhile. A worker that hangs is killed (`watchdog`), and its successor gets the
+//! descriptors only when it is known to be gone. Workers that die one after the other, each soon after its start, end
 //! in the keeper giving up: it exits, the connections with it, and the dead mounts answer ENOTCONN instead of
 //! hanging.
 
@@ -19,8 +20,10 @@ use tracing::{debug, error, info, warn};
 use wsguard_api::{ApiError, ErrorCode};
 
 use super::DaemonError;
+use super::threads::{Threads, has_ended};
+use super::watchdog::{Verdict, Watchdog};
 use crate::config::Config;
-use crate::keeper_link::{Channel, ChannelError, PROTOCOL_VERSION, SessionId, ToKeeper, ToWorker};
+use crate::keeper_link::{Channel, ChannelError, PROTOCOL_VERSION, Past, SessionId, ToKeeper, ToWorker};
 use crate::sys::signals::{Signal, Signals};
 
 /// How long a worker may take to unmount everything. Service managers wait 10 s in the promise we make.
@@ -34,6 +37,9 @@ const YOUNG: Duration = Duration::from_millis(500);
 
 /// The pause before the second start after a death; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a worker may leave its socket full before it is killed as hung.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What one session needs to outlive its worker.
 #[derive(Debug)]
@@ -55,7 +61,66 @@ struct RunningWorker {
     is_silent: bool,
     fatal: Option<ApiError>,
     is_stopped: bool,
+    /// It has told that everything is taken over.
+    is_settled: bool,
+    watchdog: Watchdog,
+    /// Why it was killed by the keeper.
+    hung: Option<String>,
+    /// It was said that the backing hangs.
+    is_excused: bool,
     started: Instant,
+}
+
+impl RunningWorker {
+    /// Kills it if it hangs. Its end is then seen like any other.
+    fn judge(&mut self) -> Result<(), DaemonError> {
+        if self.hung.is_some() {
+            return Ok(());
+        }
+        let pid = self.child.id();
+        let waits_below = || match Threads::of(pid) {
+            Ok(threads) => threads.waits_below,
+            Err(error) => {
+                // If it is gone, the loop finds out by itself; nobody is killed on a guess.
+                warn!(worker = pid, error = %error, "threads of the worker cannot be looked at");
+                true
+            }
+        };
+        match self.watchdog.look(Instant::now(), waits_below) {
+            Verdict::Alive => self.is_excused = false,
+            Verdict::BackingHangs(reason) if !self.is_excused => {
+                warn!(
+                    worker = pid,
+                    reason, "worker is not killed: it waits for the files below, the backing hangs"
+                );
+                self.is_excused = true;
+            }
+            Verdict::BackingHangs(_) => {}
+            Verdict::Hung(reason) => {
+                error!(worker = pid, reason, "worker is killed");
+                self.kill(reason)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it is dead but for threads that only its successor can free; see [`Threads`].
+    fn is_left_behind(&self) -> bool {
+        let pid = self.child.id();
+        match has_ended(pid).and_then(|has_ended| Ok(has_ended && Threads::of(pid)?.is_left_behind)) {
+            Ok(is_left_behind) => is_left_behind,
+            Err(error) => {
+                warn!(worker = pid, error = %error, "threads of the worker cannot be looked at");
+                false
+            }
+        }
+    }
+
+    fn kill(&mut self, reason: String) -> Result<(), DaemonError> {
+        self.child.kill().map_err(|source| DaemonError::Keeper { action: "kill the worker", source })?;
+        self.hung = Some(reason);
+        Ok(())
+    }
 }
 
 /// What the loop does after an event.
@@ -72,8 +137,10 @@ pub(super) struct Keeper {
     sessions: BTreeMap<SessionId, HeldSession>,
     last_session: u64,
     generation: u64,
-    /// Deaths of young workers since the last one that lived longer.
-    young_deaths: usize,
+    /// How workers ended, with the number of those that died young since the last one that lived longer.
+    past: Past,
+    /// Dead workers with threads that have not ended when their successors were started.
+    unreaped: Vec<Child>,
     stop_deadline: Option<Instant>,
 }
 
@@ -88,7 +155,8 @@ impl Keeper {
             sessions: BTreeMap::new(),
             last_session: 0,
             generation: 0,
-            young_deaths: 0,
+            past: Past::default(),
+            unreaped: Vec::new(),
             stop_deadline: None,
         })
     }
@@ -108,6 +176,8 @@ impl Keeper {
             if let Next::Exit(result) = self.bury(&worker, &reason) {
                 return result;
             }
+            self.unreaped.push(worker.child);
+            self.reap();
             if self.pause()? {
                 info!("keeper stopped");
                 return Ok(());
@@ -115,8 +185,23 @@ impl Keeper {
         }
     }
 
+    /// Waits for workers whose last threads have ended by now; for all others that is done already.
+    fn reap(&mut self) {
+        self.unreaped.retain_mut(|child| match child.try_wait() {
+            Ok(None) => true,
+            Ok(Some(_)) => false,
+            Err(error) => {
+                warn!(worker = child.id(), error = %error, "dead worker cannot be waited for");
+                false
+            }
+        });
+    }
+
     fn start_worker(&mut self) -> Result<RunningWorker, DaemonError> {
         let (channel, theirs) = Channel::pair().map_err(|error| keeper_error("make a socket", error))?;
+        channel
+            .limit_sending(SEND_TIMEOUT)
+            .map_err(|error| keeper_error("limit the time on a socket", error))?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("wsguard").args(["daemon", "--worker", "--state-dir"]).arg(&self.config.state_dir);
         command.arg("--runtime-dir").arg(&self.config.runtime_dir);
@@ -135,26 +220,31 @@ impl Keeper {
             .map_err(|errno| DaemonError::Keeper { action: "watch the worker", source: errno.into() })?;
         self.generation += 1;
         info!(worker = child.id(), generation = self.generation, "worker started");
-        let worker = RunningWorker {
+        let mut worker = RunningWorker {
             child,
             exited,
             channel,
             is_silent: false,
             fatal: None,
             is_stopped: false,
+            is_settled: false,
+            watchdog: Watchdog::new(self.config.watchdog, Instant::now()),
+            hung: None,
+            is_excused: false,
             started: Instant::now(),
         };
-        self.greet(&worker);
+        self.greet(&mut worker)?;
         Ok(worker)
     }
 
     /// Hands everything that is held to the worker. A worker that is already dead is found by the loop.
-    fn greet(&self, worker: &RunningWorker) {
+    fn greet(&self, worker: &mut RunningWorker) -> Result<(), DaemonError> {
         let hello = ToWorker::Hello {
             version: PROTOCOL_VERSION,
             generation: self.generation,
             keeper_pid: std::process::id(),
             sessions: self.sessions.len(),
+            past: self.past.clone(),
         };
         let mut result = worker.channel.send(&hello, &[]);
         for (session, held) in &self.sessions {
@@ -167,8 +257,15 @@ impl Keeper {
             fds.extend(held.root.as_ref().map(AsFd::as_fd));
             result = result.and_then(|()| worker.channel.send(&message, &fds));
         }
-        if let Err(error) = result {
-            warn!(error = %error, "worker does not take its descriptors");
+        worker.watchdog = Watchdog::new(self.config.watchdog, Instant::now());
+        match result {
+            Ok(()) => Ok(()),
+            Err(ChannelError::Closed) => {
+                warn!("worker ended before it took its descriptors");
+                Ok(())
+            }
+            // It would wait for the rest for ever.
+            Err(error) => worker.kill(format!("hung: it does not take its descriptors: {error}")),
         }
     }
 
@@ -180,7 +277,9 @@ impl Keeper {
             if !worker.is_silent {
                 fds.push(PollFd::new(&worker.channel, PollFlags::IN));
             }
-            poll(&mut fds, self.stop_deadline)?;
+            let look = worker.watchdog.next_look(Instant::now());
+            poll(&mut fds, self.stop_deadline.into_iter().chain([look]).min())?;
+            worker.watchdog.note_time(Instant::now());
             let ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
             (ready(0), ready(2), ready(1))
         };
@@ -189,6 +288,9 @@ impl Keeper {
         }
         if spoke {
             self.listen(worker);
+            if self.stop_deadline.is_none() {
+                worker.judge()?;
+            }
             // What it said last is read before its exit is looked at.
             return Ok(None);
         }
@@ -197,7 +299,15 @@ impl Keeper {
                 .child
                 .wait()
                 .map_err(|source| DaemonError::Keeper { action: "wait for the worker", source })?;
-            return Ok(Some(status.to_string()));
+            return Ok(Some(worker.hung.clone().unwrap_or_else(|| status.to_string())));
+        }
+        if worker.is_left_behind() {
+            let reason = "it ended, but threads of it wait for answers of its successor";
+            warn!(
+                worker = worker.child.id(),
+                "worker is dead, its last threads end when its successor answers"
+            );
+            return Ok(Some(worker.hung.clone().unwrap_or_else(|| reason.to_owned())));
         }
         if self.stop_deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             worker
@@ -210,6 +320,9 @@ impl Keeper {
                 .map_err(|source| DaemonError::Keeper { action: "reap the worker", source })?;
             error!(seconds = STOP_TIMEOUT.as_secs(), "worker did not stop and was killed");
             return Err(DaemonError::StopTimedOut { seconds: STOP_TIMEOUT.as_secs() });
+        }
+        if self.stop_deadline.is_none() {
+            worker.judge()?;
         }
         Ok(None)
     }
@@ -282,8 +395,15 @@ impl Keeper {
                 self.sessions.remove(&session);
                 Some((ToWorker::Done, Vec::new()))
             }
-            ToKeeper::Heartbeat => {
-                debug!("worker is alive");
+            ToKeeper::Heartbeat { stuck_seconds } => {
+                debug!(stuck_seconds, "worker is alive");
+                worker.watchdog.beat(Instant::now(), Duration::from_secs(stuck_seconds));
+                self.reap();
+                None
+            }
+            ToKeeper::TakenOver { stall_ms } => {
+                worker.is_settled = true;
+                self.past.note_stall(stall_ms);
                 None
             }
             ToKeeper::Fatal { error } => {
@@ -338,18 +458,31 @@ impl Keeper {
             error!(reason = %fatal.message, "worker cannot start");
         }
         error!(worker = worker.child.id(), reason, sessions = held, "worker died");
-        self.young_deaths = if worker.started.elapsed() < YOUNG { self.young_deaths + 1 } else { 0 };
-        if self.young_deaths < MOST_DEATHS {
+        let reason = match &worker.fatal {
+            Some(fatal) => format!("{reason}: {}", fatal.message),
+            None => reason.to_owned(),
+        };
+        self.past.note_death(self.generation, &reason);
+        // One that hung before it served anything hung because of how it starts.
+        let is_young = worker.started.elapsed() < YOUNG || (worker.hung.is_some() && !worker.is_settled);
+        self.past.young_deaths = if is_young { self.past.young_deaths + 1 } else { 0 };
+        if self.past.young_deaths < MOST_DEATHS {
             return Next::Continue;
         }
-        let reason = worker.fatal.as_ref().map_or(reason, |fatal| &fatal.message).to_owned();
-        Next::Exit(Err(DaemonError::GaveUp { deaths: self.young_deaths, reason }))
+        Next::Exit(Err(DaemonError::GaveUp { deaths: self.past.young_deaths, reason }))
     }
 
     /// Waits before the next start; none after the first death. Returns whether it was told to stop meanwhile.
     fn pause(&self) -> Result<bool, DaemonError> {
-        let Some(doublings) = self.young_deaths.checked_sub(2) else { return Ok(false) };
-        let deadline = Instant::now() + FIRST_PAUSE * (1 << doublings.min(6));
+        let Some(doublings) = self.past.young_deaths.checked_sub(2) else { return Ok(false) };
+        let pause = FIRST_PAUSE * (1 << doublings.min(6));
+        let deadline = Instant::now() + pause;
+        warn!(
+            deaths = self.past.young_deaths,
+            most = MOST_DEATHS,
+            pause_ms = pause.as_millis(),
+            "workers die right after their start; the next one waits"
+        );
         while Instant::now() < deadline {
             poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], Some(deadline))?;
             if self.next_signal()? == Some(Signal::Stop) {

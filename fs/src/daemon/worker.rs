@@ -2,7 +2,8 @@
 //!
 //! Start: signals, settings, log, limits, hello from the keeper, catalog, driver (guards what is registered),
 //! control socket. Stop is the reverse: the driver unmounts, the socket goes, the keeper is told. The main thread
-//! only listens to the keeper and to signals and tells the keeper once a second that it is alive.
+//! only listens to the keeper and to signals and tells the keeper once a second that it is alive, and whether the
+//! filesystem threads get anywhere.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -21,9 +22,10 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
 use crate::control::{self, ControlServer, WorkerFacts};
 use crate::error_chain::one_line;
+use crate::journal::progress::Progress;
 use crate::keeper_link::{
-    Channel, ChannelError, InheritedSession, KeeperLink, Order, PROTOCOL_VERSION, SessionId, ToKeeper,
-    ToWorker,
+    Channel, ChannelError, History, InheritedSession, KeeperLink, Order, PROTOCOL_VERSION, Past, SessionId,
+    ToKeeper, ToWorker,
 };
 use crate::sys::signals::{Signal, Signals};
 use crate::workspaces::{Driver, Job, Jobs, Registry};
@@ -39,6 +41,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(5);
 struct Greeting {
     generation: u64,
     keeper_pid: u32,
+    past: Past,
     inherited: Vec<InheritedSession>,
     unfinished: Vec<SessionId>,
 }
@@ -99,7 +102,7 @@ fn receive_greeting(channel: &Channel) -> Result<Greeting, DaemonError> {
     let receive = || {
         channel.receive::<ToWorker>().map_err(|error| failed("hear the keeper", std::io::Error::other(error)))
     };
-    let (ToWorker::Hello { version, generation, keeper_pid, sessions }, _) = receive()? else {
+    let (ToWorker::Hello { version, generation, keeper_pid, sessions, past }, _) = receive()? else {
         return Err(failed("hear the keeper", std::io::Error::other("it does not say hello")));
     };
     if version != PROTOCOL_VERSION {
@@ -123,7 +126,7 @@ fn receive_greeting(channel: &Channel) -> Result<Greeting, DaemonError> {
             Err(_) => unfinished.push(session),
         }
     }
-    Ok(Greeting { generation, keeper_pid, inherited, unfinished })
+    Ok(Greeting { generation, keeper_pid, past, inherited, unfinished })
 }
 
 /// A worker without its keeper would serve mounts that nobody can hand on.
@@ -177,16 +180,18 @@ impl Worker {
         );
         let (restored, is_restored) = channel();
         let ended = driver_ended.try_clone().map_err(|error| internal("copy a descriptor", error))?;
-        let Greeting { generation, keeper_pid, inherited, unfinished } = greeting;
-        let closer = Arc::clone(&link);
+        let Greeting { generation, keeper_pid, past, inherited, unfinished } = greeting;
+        let history = Arc::new(History::new(past));
+        let (keeper, past) = (Arc::clone(&link), Arc::clone(&history));
         let driver = std::thread::Builder::new()
             .name("driver".to_owned())
             .spawn(move || {
-                close_unfinished(&closer, &unfinished);
-                drive(driver, inherited, &queue, &restored, &ended);
+                let sessions = inherited.len();
+                let taken_over = || tell_taken_over(&keeper, &past, sessions, &unfinished);
+                drive(driver, inherited, taken_over, &queue, &restored, &ended);
             })
             .map_err(|error| internal("start the driver", error))?;
-        let facts = WorkerFacts::new(&config, keeper_pid, generation);
+        let facts = WorkerFacts::new(&config, keeper_pid, generation, history);
         let control = ControlServer::start(socket, is_restored, READY_TIMEOUT, facts, registry, jobs.clone())
             .map_err(|error| internal("start the control server", error))?;
         info!(generation, "worker runs");
@@ -195,6 +200,7 @@ impl Worker {
 
     /// Listens until the driver has unmounted everything.
     fn run(self, signals: &Signals) -> Result<(), DaemonError> {
+        let mut progress = Progress::default();
         let mut last_beat = Instant::now();
         loop {
             let mut fds = [
@@ -219,8 +225,10 @@ impl Worker {
                 self.listen()?;
             }
             if last_beat.elapsed() >= HEARTBEAT {
+                // Looks are a heartbeat apart, so their number is seconds.
+                let stuck_seconds = progress.look() * HEARTBEAT.as_secs();
                 self.link
-                    .tell(&ToKeeper::Heartbeat)
+                    .tell(&ToKeeper::Heartbeat { stuck_seconds })
                     .map_err(|error| failed("tell the keeper", std::io::Error::other(error)))?;
                 last_beat = Instant::now();
             }
@@ -289,6 +297,7 @@ impl Worker {
 fn drive(
     mut driver: Driver,
     inherited: Vec<InheritedSession>,
+    taken_over: impl FnOnce(),
     queue: &std::sync::mpsc::Receiver<Job>,
     restored: &std::sync::mpsc::Sender<()>,
     ended: &rustix::fd::OwnedFd,
@@ -302,10 +311,22 @@ fn drive(
         }
     }
     let _wake = Wake(ended);
-    driver.restore(inherited);
+    driver.restore(inherited, taken_over);
     // Nobody waits any more if it took too long.
     restored.send(()).ok();
     driver.run(queue);
+}
+
+/// Tells everybody that the mounts of the worker before this one are answered again.
+fn tell_taken_over(link: &KeeperLink, history: &History, sessions: usize, unfinished: &[SessionId]) {
+    let stall_ms = history.note_taken_over(sessions);
+    if let Err(error) = link.tell(&ToKeeper::TakenOver { stall_ms }) {
+        error!(error = %error, "keeper cannot be told that everything is taken over");
+    }
+    if sessions > 0 {
+        info!(sessions, stall_ms, "every session is taken over");
+    }
+    close_unfinished(link, unfinished);
 }
 
 /// Lets go of sessions that nothing was mounted from yet.

@@ -280,13 +280,19 @@ impl GuardFs {
             if again.is_some_and(|notes| notes.note == RELEASED) {
                 return Ok(0);
             }
-            let open_file = self.files.take(number)?;
+            let open_file = match self.files.take(number) {
+                // Taken by an attempt that died before it could note so; the number is still in transit.
+                Err(Errno::BADF) if again.is_some() => None,
+                result => Some(result?),
+            };
             running.note(RELEASED);
             self.files.recycle(number);
-            self.reclaim.while_closing(|| {
-                self.leave(&open_file);
-                drop(open_file);
-            });
+            if let Some(open_file) = open_file {
+                self.reclaim.while_closing(|| {
+                    self.leave(&open_file);
+                    drop(open_file);
+                });
+            }
             Ok(0)
         })
         .map(drop)
@@ -294,8 +300,10 @@ impl GuardFs {
 
     /// Ends an open of which the kernel never heard.
     pub(super) fn discard_open(&self, number: u64) {
-        if let Ok(open_file) = self.files.take(number) {
-            self.files.recycle(number);
+        // Noted before it was entered: if it never was, the number alone comes back.
+        let open_file = self.files.take(number);
+        self.files.recycle(number);
+        if let Ok(open_file) = open_file {
             self.leave(&open_file);
         }
     }
@@ -328,19 +336,20 @@ impl GuardFs {
                 Err(errno) => tracing::debug!(ino = node, %errno, "cannot invalidate attributes at open"),
             }
         }
+        let number = match self.files.reserve() {
+            Ok(number) => number,
+            Err(errno) => {
+                self.release_data_mode(node, maybe_mapped);
+                return Err(errno);
+            }
+        };
+        // Before the open exists, so that whoever carries the request out again finds it.
+        running.note_number(number);
         let open_file =
             OpenFile { node, flags, file: file.map_or_else(OnceLock::new, OnceLock::from), inode };
         let is_writer = open_file.is_writer();
-        match self.files.insert(open_file, Remembered { node, flags: flags.bits() }) {
-            Ok(number) => {
-                running.note_number(number);
-                Ok(Opened { number, mode, is_writer })
-            }
-            Err(errno) => {
-                self.release_data_mode(node, maybe_mapped);
-                Err(errno)
-            }
-        }
+        self.files.enter(number, open_file, Remembered { node, flags: flags.bits() });
+        Ok(Opened { number, mode, is_writer })
     }
 
     fn leave(&self, open_file: &OpenFile) {

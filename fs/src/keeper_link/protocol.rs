@@ -7,8 +7,10 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::sockopt::Timeout;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -17,8 +19,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wsguard_api::ApiError;
 
+use super::history::Past;
+
 /// Raised when a message changes its meaning.
-pub(crate) const PROTOCOL_VERSION: u32 = 1;
+pub(crate) const PROTOCOL_VERSION: u32 = 2;
 
 /// Longest packet; a longer one is refused by the sender.
 const MAX_PACKET: usize = 32 * 1024;
@@ -51,6 +55,8 @@ pub(crate) enum ToWorker {
         keeper_pid: u32,
         /// Sessions that the keeper holds.
         sessions: usize,
+        /// How the workers before the receiver ended.
+        past: Past,
     },
     /// A session that an earlier worker served, with its device, state and, once adopted, root descriptor.
     Session {
@@ -101,7 +107,15 @@ pub(crate) enum ToKeeper {
         session: SessionId,
     },
     /// Still running.
-    Heartbeat,
+    Heartbeat {
+        /// For how many seconds a filesystem thread has been stuck; 0 if none is.
+        stuck_seconds: u64,
+    },
+    /// Every session that was handed over is served, or given up.
+    TakenOver {
+        /// For how long requests had waited, if there were any sessions.
+        stall_ms: Option<u64>,
+    },
     /// This worker cannot start, and another one could not either.
     Fatal {
         /// Why.
@@ -150,6 +164,15 @@ impl Channel {
     /// Takes the end that was inherited.
     pub(crate) fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
+    }
+
+    /// Lets [`Self::send`] fail with `EAGAIN` when the other side takes nothing for so long.
+    ///
+    /// # Errors
+    /// As setsockopt(2).
+    pub(crate) fn limit_sending(&self, timeout: Duration) -> Result<(), ChannelError> {
+        rustix::net::sockopt::set_socket_timeout(&self.0, Timeout::Send, Some(timeout))
+            .map_err(|source| ChannelError::Socket { action: "limit the time", source })
     }
 
     /// Sends one message; the descriptors are duplicated to the other side.
@@ -229,9 +252,9 @@ mod tests {
         let there = Channel::from_fd(there);
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"state").unwrap();
-        let sent = ToKeeper::Adopt { session: SessionId(7) };
+        let sent = ToKeeper::Adopt { session: SessionId(7), notes: String::new() };
         here.send(&sent, &[file.as_fd()]).unwrap();
-        here.send(&ToKeeper::Heartbeat, &[]).unwrap();
+        here.send(&ToKeeper::Heartbeat { stuck_seconds: 1 }, &[]).unwrap();
         let (message, mut fds): (ToKeeper, _) = there.receive().unwrap();
         assert_eq!(message, sent);
         let mut copy = std::fs::File::from(fds.pop().unwrap());
@@ -240,7 +263,7 @@ mod tests {
         copy.read_to_string(&mut content).unwrap();
         assert_eq!(content, "state");
         let (message, fds): (ToKeeper, _) = there.receive().unwrap();
-        assert_eq!((message, fds.len()), (ToKeeper::Heartbeat, 0));
+        assert_eq!((message, fds.len()), (ToKeeper::Heartbeat { stuck_seconds: 1 }, 0));
     }
 
     #[test]

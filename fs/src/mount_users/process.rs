@@ -9,7 +9,7 @@ const CONTAINER_ID_SHOWN: usize = 12;
 const CONTAINER_ID_LENGTH: usize = 64;
 
 /// Returns the pids of all processes, ascending.
-pub(super) fn processes() -> Vec<u32> {
+pub(crate) fn processes() -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let mut pids: Vec<u32> =
         entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
@@ -18,18 +18,18 @@ pub(super) fn processes() -> Vec<u32> {
 }
 
 /// Returns the process's directory below `/proc`.
-pub(super) fn directory(pid: u32) -> PathBuf {
+pub(crate) fn directory(pid: u32) -> PathBuf {
     Path::new("/proc").join(pid.to_string())
 }
 
 /// Returns the process's command name, or `None` if it has ended.
-pub(super) fn command(process: &Path) -> Option<String> {
+pub(crate) fn command(process: &Path) -> Option<String> {
     let name = std::fs::read(process.join("comm")).ok()?;
     Some(String::from_utf8_lossy(&name).trim_end().to_owned())
 }
 
 /// Returns the short id of the container that the process runs in.
-pub(super) fn container(process: &Path) -> Option<String> {
+pub(crate) fn container(process: &Path) -> Option<String> {
     container_in(&std::fs::read_to_string(process.join("cgroup")).ok()?)
 }
 

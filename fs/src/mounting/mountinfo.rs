@@ -58,6 +58,8 @@ pub(crate) struct MountEntry {
     pub(crate) root: PathBuf,
     /// Where it is mounted, as the reading process sees it.
     pub(crate) mount_point: PathBuf,
+    /// Its own options, separated by commas: `ro`, `nosuid`, …
+    pub(crate) options: String,
     /// Whether what is mounted below it appears elsewhere.
     pub(crate) propagation: Propagation,
     /// `ext4`, `fuse.wsguard`, …
@@ -70,6 +72,11 @@ impl MountEntry {
     /// Returns whether it is a mount of a wsguard daemon, dead or alive.
     pub(crate) fn is_wsguard(&self) -> bool {
         self.filesystem == WSGUARD_FILESYSTEM
+    }
+
+    /// Returns whether the mount itself, not its filesystem, has the option.
+    pub(crate) fn has_option(&self, option: &str) -> bool {
+        self.options.split(',').any(|set| set == option)
     }
 
     /// Returns whether it is a FUSE mount of any kind.
@@ -151,7 +158,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let device = DeviceNumber::parse(std::str::from_utf8(fields.next()?).ok()?)?;
     let root = PathBuf::from(unescape(fields.next()?));
     let mount_point = PathBuf::from(unescape(fields.next()?));
-    fields.next()?;
+    let options = String::from_utf8_lossy(fields.next()?).into_owned();
     let mut propagation = Propagation::NotShared;
     loop {
         match fields.next()? {
@@ -162,7 +169,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     }
     let filesystem = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = unescape(fields.next()?);
-    Some(MountEntry { id, parent, device, root, mount_point, propagation, filesystem, source })
+    Some(MountEntry { id, parent, device, root, mount_point, options, propagation, filesystem, source })
 }
 
 fn number(field: &[u8]) -> Option<u64> {
@@ -219,6 +226,7 @@ mod tests {
         assert_eq!(entry.workspace_name(), Some("my name"));
         assert!(entry.is_wsguard());
         assert_eq!(entry.device, DeviceNumber { major: 0, minor: 40 });
+        assert!(entry.has_option("nosuid") && !entry.has_option("suid"));
     }
 
     #[test]

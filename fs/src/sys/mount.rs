@@ -4,6 +4,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
 
 use super::handle::last_errno;
 
@@ -21,7 +22,16 @@ struct RawAttributes {
 /// # Errors
 /// As mount_setattr(2); `EINVAL` if `mount` is not the root of a mount.
 pub(crate) fn restrict(mount: BorrowedFd<'_>) -> Result<(), Errno> {
-    let attr_set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    restrict_also(mount, MountAttrFlags::empty())
+}
+
+/// As [`restrict`], and sets `more` as well.
+///
+/// # Errors
+/// As [`restrict`].
+pub(crate) fn restrict_also(mount: BorrowedFd<'_>, more: MountAttrFlags) -> Result<(), Errno> {
+    let always = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let attr_set = u64::from((always | more).bits());
     let raw = RawAttributes { attr_set, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
     // SAFETY: the path is an empty NUL-terminated string and `raw` is a complete `struct mount_attr` of the
     // size that is passed; the kernel only reads both.
@@ -49,6 +59,24 @@ pub(crate) fn unshare_mounts() -> Result<(), Errno> {
     // SAFETY: CLONE_NEWNS and CLONE_FS change neither memory nor the file descriptor table, so no other
     // thread can observe it.
     let result = unsafe { libc::unshare(libc::CLONE_NEWNS | libc::CLONE_FS) };
+    if result < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// Moves the calling thread into the mount namespace that `namespace` (`/proc/<pid>/ns/mnt`) refers to.
+///
+/// Its root and working directory are those of the namespace afterwards. Meant for a thread that ends soon, as
+/// [`unshare_mounts`] is.
+///
+/// # Errors
+/// As unshare(2) and setns(2); needs CAP_SYS_ADMIN and CAP_SYS_CHROOT.
+pub(crate) fn enter_mount_namespace(namespace: BorrowedFd<'_>) -> Result<(), Errno> {
+    // setns(2) refuses a thread that shares root and working directory with others.
+    // SAFETY: CLONE_FS changes neither memory nor the file descriptor table, so no other thread can observe it.
+    if unsafe { libc::unshare(libc::CLONE_FS) } < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the call takes a descriptor, which is open, and changes this thread's namespace only.
+    let result = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS) };
     if result < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
@@ -98,6 +126,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let fd = std::fs::File::open(dir.path()).unwrap();
         assert_eq!(restrict(fd.as_fd()).unwrap_err(), Errno::INVAL);
+    }
+
+    #[test]
+    fn thread_enters_the_namespace_of_another_and_nobody_else_does() {
+        let namespace = || std::fs::read_link("/proc/thread-self/ns/mnt").unwrap();
+        let own = namespace();
+        let other = std::thread::spawn(|| {
+            unshare_mounts().unwrap();
+            std::fs::File::open("/proc/thread-self/ns/mnt").unwrap()
+        });
+        let other = other.join().unwrap();
+        let entered = std::thread::spawn(move || {
+            enter_mount_namespace(other.as_fd()).unwrap();
+            namespace()
+        });
+        assert_ne!(entered.join().unwrap(), own);
+        assert_eq!(std::fs::read_link("/proc/self/ns/mnt").unwrap(), own);
     }
 
     #[test]

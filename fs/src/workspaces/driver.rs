@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use wsguard_api::{ApiError, ErrorCode, MountRequest, Ownership, Workspace};
 
 use super::jobs::{Job, Jobs, Reply};
+use super::rebinding::Rebinding;
 use super::registry::{Entry, Registry, Standing};
 use crate::catalog::{Catalog, CatalogError, WantedState, WorkspaceRecord};
 use crate::changed_outside::{OutsideSearch, Unwatched};
@@ -75,6 +76,7 @@ pub(crate) struct Driver {
     pub(super) lingering: Vec<Lingering>,
     pub(super) refusals: HashMap<PathBuf, Refusal>,
     pub(super) roots_watch: RootsWatch,
+    pub(super) rebinding: Rebinding,
     last_tick: Option<Instant>,
     search_at: Instant,
     /// No search before, whatever appears.
@@ -106,6 +108,7 @@ impl Driver {
             lingering: Vec::new(),
             refusals: HashMap::new(),
             roots_watch: RootsWatch::new(wake),
+            rebinding: Rebinding::default(),
             last_tick: None,
             search_at: Instant::now(),
             next_search: Instant::now(),
@@ -115,6 +118,7 @@ impl Driver {
 
     /// Works until a shutdown is asked for and done.
     pub(crate) fn run(mut self, queue: &Receiver<Job>) {
+        self.rebind_containers();
         // Whatever was opened while no daemon ran; not before clients are answered.
         self.note_bypassing(&self.guarded_ids());
         loop {
@@ -122,6 +126,7 @@ impl Driver {
                 self.tick();
                 self.last_tick = Some(Instant::now());
             }
+            self.rebind_containers();
             if self.search_at <= Instant::now() {
                 self.search_roots();
             }
@@ -360,14 +365,19 @@ impl Driver {
             self.catalog.put(&record).map_err(|error| catalog_error(&error))?;
         }
         self.write_sidecar(&record);
+        let former = self.former_superblocks(&record);
         match mounting::mount(&self.link, &self.plan(&record)) {
-            Ok(mounted) => self.enter(record, mounted, noted),
+            Ok(mounted) => {
+                self.note_superseded(&record, mounted.device(), former);
+                self.enter(record, mounted, noted)
+            }
             Err(error) => {
                 let error = error.to_api();
                 match previous {
                     Some(previous) => self.put_back(previous, noted, &error),
                     None => {
                         self.remove_sidecar(&record.id);
+                        self.forget_superblocks(&record.id);
                         if let Err(error) = self.catalog.remove(&record.id) {
                             error!(error = %one_line(&error), workspace = %record.id, "catalog keeps a workspace that was never mounted");
                         }
@@ -446,7 +456,7 @@ impl Driver {
         // The next note that it is alive, seconds from now, holds all that is new.
         let stored = if is_complete { Ok(()) } else { self.catalog.put(&record) };
         let standing = Standing::Mounted(Arc::new(mounted));
-        self.registry.put(Entry { record, standing, search, bypassing: Vec::new() });
+        self.registry.put(Entry { search, ..Entry::idle(record, standing) });
         if let Err(error) = stored {
             // Guarded and registered all the same: the row from before the mount is there.
             warn!(error = %one_line(&error), workspace = %id, "catalog does not take a note");
@@ -466,6 +476,7 @@ impl Driver {
         // What was there before is dropped outside the lock. Gone only if this thread removed it.
         let before = self.registry.with_entry(id, |entry| {
             entry.bypassing.clear();
+            entry.unrepaired.clear();
             (std::mem::replace(&mut entry.standing, standing), entry.search.take())
         });
         drop(before);

@@ -51,12 +51,14 @@ pub(super) struct Entry {
     pub(super) search: Option<OutsideSearch>,
     /// Who was in the plain directory at the moment of the mount.
     pub(super) bypassing: Vec<MountUser>,
+    /// Which containers still have a dead mount of it, and why.
+    pub(super) unrepaired: Vec<String>,
 }
 
 impl Entry {
     /// A workspace that is not mounted.
     pub(super) fn idle(record: WorkspaceRecord, standing: Standing) -> Self {
-        Self { record, standing, search: None, bypassing: Vec::new() }
+        Self { record, standing, search: None, bypassing: Vec::new(), unrepaired: Vec::new() }
     }
 }
 
@@ -94,6 +96,16 @@ impl Registry {
     pub(crate) fn unguarded(&self, viewer: Viewer) -> Vec<UnguardedDirectory> {
         let contents = self.contents.lock();
         contents.unguarded.iter().filter(|dir| viewer.sees(dir.owner_uid)).cloned().collect()
+    }
+
+    /// Returns how many requests were sent again to workers that took over, of all mounts together.
+    pub(crate) fn resent_requests(&self) -> u64 {
+        let contents = self.contents.lock();
+        let resent = contents.entries.values().filter_map(|entry| match &entry.standing {
+            Standing::Mounted(mounted) => Some(mounted.stats().resent_requests),
+            Standing::Unmounted | Standing::Dead(_) | Standing::Failed(_) => None,
+        });
+        resent.sum()
     }
 
     /// Returns what is degraded, one line each. What concerns a workspace is shown to those who see it.
@@ -263,6 +275,7 @@ fn entry_warnings(entry: &Entry) -> Vec<String> {
         Standing::Failed(reason) => warnings.push(format!("{name}: not guarded: {reason}")),
         Standing::Unmounted => {}
     }
+    warnings.extend(entry.unrepaired.iter().map(|failure| format!("{name}: {failure}; restart it")));
     warnings
 }
 

@@ -23,10 +23,12 @@ impl Driver {
     /// Reads the registry, finds dead mounts that it does not know, and guards what is to be guarded. A
     /// workspace that cannot be mounted stays registered and says why.
     ///
-    /// First of all, sessions of a worker that died are taken over: whoever uses them is waiting.
-    pub(crate) fn restore(&mut self, inherited: Vec<InheritedSession>) {
+    /// First of all, sessions of a worker that died are taken over: whoever uses them is waiting. `taken_over` is
+    /// called when nobody waits any more.
+    pub(crate) fn restore(&mut self, inherited: Vec<InheritedSession>, taken_over: impl FnOnce()) {
         let taken: Vec<(String, Mounted)> =
             inherited.into_iter().filter_map(|session| self.take_over(session)).collect();
+        taken_over();
         if let Err(error) = mounting::prepare_mounts_dir(&self.mounts_dir) {
             error!(error = %error, "mounts directory is not private");
             self.registry
@@ -83,7 +85,8 @@ impl Driver {
         match self.registry.record(id) {
             Ok(record) if record.wanted == WantedState::Mounted && is_shown => {
                 let standing = Standing::Mounted(mounted);
-                self.registry.put(Entry { record, standing, search: None, bypassing: Vec::new() });
+                self.registry.put(Entry::idle(record, standing));
+                self.note_taken_over(id);
             }
             found => {
                 let name = found.map_or_else(|_| id.to_owned(), |record| record.name);

@@ -62,6 +62,7 @@ impl Driver {
             let record = self.registry.record(&id)?;
             self.catalog.forget(&record, Timestamp::now()).map_err(|error| catalog_error(&error))?;
             self.registry.remove(&id);
+            self.forget_superblocks(&id);
             info!(workspace = %id, name = %record.name, "workspace forgotten");
         }
         Ok(report(workspace, outcome, forgotten))
@@ -149,6 +150,9 @@ impl Driver {
         record.last_alive_at = record.last_alive_at.min(Some(now));
         record.wanted = wanted;
         self.remove_sidecar(id);
+        if !outcome.detached {
+            self.note_released(id, mounted.device());
+        }
         let users = mount_users::summary(&outcome.users);
         info!(workspace = %id, name = %record.name, detached = outcome.detached, users, "workspace unmounted");
         self.lingering.push(Lingering { name: record.name.clone(), mounted });

@@ -1,0 +1,84 @@
+//! What workers that died may not leave behind: open handles, known inodes, space of deleted files.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use super::ground::Ground;
+
+/// How long the kernel may take to let go of everything.
+const SETTLES_WITHIN: Duration = Duration::from_secs(15);
+
+/// Space that a filesystem may keep for itself: larger directories, logs, preallocation.
+const SPACE_TOLERANCE: u64 = 8 << 20;
+
+/// Inodes that one death may leave in the table: the kernel does not send again what it took back (FORGET), and of a
+/// listing that was counted nobody knows whether it arrived. One answer holds several hundred of either.
+const UNCERTAIN_PER_KILL: u64 = 500;
+
+/// What a mount uses while nobody uses it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    handles: u64,
+    inodes: u64,
+    bytes: u64,
+}
+
+impl Usage {
+    fn now(ground: &Ground) -> Self {
+        rustix::fs::sync();
+        fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+        let workspace = ground.daemon().workspace(&ground.mount.workspace().id);
+        let space = rustix::fs::statvfs(ground.mount.backing().path()).unwrap();
+        Self {
+            handles: workspace.open_handles,
+            inodes: workspace.inodes_known,
+            bytes: (space.f_blocks - space.f_bfree) * space.f_frsize,
+        }
+    }
+
+    /// Drops the kernel's caches until nothing goes down any more.
+    pub(crate) fn settled(ground: &Ground) -> Self {
+        let started = Instant::now();
+        let mut last = Self::now(ground);
+        loop {
+            thread::sleep(Duration::from_millis(200));
+            let now = Self::now(ground);
+            let goes_down = (now.handles, now.inodes, now.bytes) != (last.handles, last.inodes, last.bytes);
+            if !goes_down || started.elapsed() > SETTLES_WITHIN {
+                return now;
+            }
+            last = now;
+        }
+    }
+
+    /// Waits until a mount uses no more than `before`.
+    pub(crate) fn assert_back_at(before: &Self, ground: &Ground, name: &str, killed: usize) {
+        let started = Instant::now();
+        let uncertain = killed as u64 * UNCERTAIN_PER_KILL;
+        let is_back = |now: &Self| {
+            now.handles <= before.handles
+                && now.inodes <= before.inodes + uncertain
+                && now.bytes <= before.bytes + SPACE_TOLERANCE
+        };
+        let mut now = Self::settled(ground);
+        while !is_back(&now) && started.elapsed() < SETTLES_WITHIN {
+            now = Self::settled(ground);
+        }
+        println!("{name}: before {before:?}, after {now:?}");
+        assert_eq!(now.handles, before.handles, "open handles after {killed} kills");
+        assert!(
+            now.bytes <= before.bytes + SPACE_TOLERANCE,
+            "{} bytes used, {} before: space of deleted files is not freed",
+            now.bytes,
+            before.bytes
+        );
+        assert!(
+            now.inodes <= before.inodes + uncertain,
+            "{} inodes known, {} before",
+            now.inodes,
+            before.inodes
+        );
+    }
+}

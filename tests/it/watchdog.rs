@@ -1,0 +1,109 @@
+//! A worker that hangs is replaced, and one that is only slow is not.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use harness::{GuardMount, kill, require, wait_for};
+use rustix::process::Signal;
+use wsguard_api::DaemonStatus;
+
+/// Asks for the status for as long as nobody answers.
+fn status_of_generation(mount: &GuardMount, generation: u64) -> DaemonStatus {
+    wait_for(&format!("worker {generation}"), Duration::from_secs(20), || {
+        let output = mount.daemon().cli(["status", "--json"]);
+        let status: DaemonStatus = serde_json::from_str(&output.stdout).ok()?;
+        let is_told = status.events.last().is_none_or(|event| event.stall_ms.is_some());
+        (status.generation >= generation && is_told).then_some(status)
+    })
+}
+
+#[test]
+fn worker_that_is_stopped_for_two_seconds_stays_and_callers_wait() {
+    require!(fuse);
+    let mount = GuardMount::new();
+    let worker = mount.daemon().worker_pid();
+    kill(worker, Signal::STOP);
+    std::thread::scope(|scope| {
+        let started = Instant::now();
+        let writer = scope.spawn(|| fs::write(mount.path().join("file"), "waited"));
+        std::thread::sleep(Duration::from_secs(2));
+        kill(worker, Signal::CONT);
+        writer.join().unwrap().unwrap();
+        assert!(started.elapsed() >= Duration::from_secs(2));
+    });
+    // Longer than the limit: no sign of life may be missing afterwards either.
+    std::thread::sleep(Duration::from_secs(6));
+    let status = mount.daemon().status();
+    assert_eq!((status.worker_pid, status.generation, status.restarts), (worker, 1, 0));
+    assert!(status.events.is_empty(), "{:?}", status.events);
+    assert_eq!(fs::read(mount.path().join("file")).unwrap(), b"waited");
+}
+
+#[test]
+fn worker_that_stays_stopped_is_replaced_and_the_application_goes_on() {
+    require!(fuse);
+    let mount = GuardMount::new();
+    let worker = mount.daemon().worker_pid();
+    let mut log = File::options().create(true).append(true).open(mount.path().join("log")).unwrap();
+    log.write_all(b"1").unwrap();
+    kill(worker, Signal::STOP);
+    let started = Instant::now();
+    log.write_all(b"2").unwrap();
+    let waited = started.elapsed();
+    assert!((Duration::from_secs(3)..Duration::from_secs(8)).contains(&waited), "{waited:?}");
+    log.write_all(b"3").unwrap();
+    log.sync_all().unwrap();
+    let mut content = [0; 8];
+    let length = File::open(mount.path().join("log")).unwrap().read_at(&mut content, 0).unwrap();
+    assert_eq!(&content[..length], b"123");
+
+    let status = status_of_generation(&mount, 2);
+    assert_ne!(status.worker_pid, worker);
+    assert_eq!((status.generation, status.restarts), (2, 1));
+    let [event] = &status.events[..] else { panic!("one worker died: {:?}", status.events) };
+    assert_eq!(event.generation, 1);
+    let silence =
+        event.reason.strip_prefix("hung: no heartbeat for ").and_then(|rest| rest.strip_suffix(" s"));
+    let silence: f64 = silence.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{event:?}"));
+    assert!((5.0..6.5).contains(&silence), "{event:?}");
+    assert!(event.stall_ms.is_some_and(|stall| stall < 2_000), "{event:?}");
+    let text = mount.daemon().cli(["status"]).ok();
+    assert!(text.contains("1 worker died") && text.contains(&event.reason), "{text}");
+}
+
+#[test]
+fn limit_can_be_set_and_a_killed_worker_is_told_with_its_signal() {
+    require!(fuse);
+    let daemon = harness::Daemon::builder().config("[daemon]\nwatchdog-seconds = 2\n");
+    let mount = GuardMount::builder().daemon(daemon).mount();
+    kill(mount.daemon().worker_pid(), Signal::KILL);
+    let status = status_of_generation(&mount, 2);
+    let signalled = &status.events[0];
+    assert!(signalled.reason.contains("SIGKILL") && signalled.stall_ms.is_some(), "{signalled:?}");
+    kill(status.worker_pid, Signal::STOP);
+    let started = Instant::now();
+    fs::write(mount.path().join("file"), "waited").unwrap();
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    let status = status_of_generation(&mount, 3);
+    assert!(status.events[1].reason.starts_with("hung: no heartbeat for 2."), "{:?}", status.events);
+}
+
+#[test]
+fn daemon_that_was_stopped_as_a_whole_goes_on_with_its_worker() {
+    require!(fuse);
+    let mount = GuardMount::new();
+    let (keeper, worker) = (mount.daemon().keeper_pid(), mount.daemon().worker_pid());
+    kill(keeper, Signal::STOP);
+    kill(worker, Signal::STOP);
+    std::thread::sleep(Duration::from_secs(8));
+    kill(keeper, Signal::CONT);
+    // The keeper runs first, and finds eight silent seconds.
+    std::thread::sleep(Duration::from_millis(500));
+    kill(worker, Signal::CONT);
+    fs::write(mount.path().join("file"), "waited").unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let status = mount.daemon().status();
+    assert_eq!((status.worker_pid, status.generation), (worker, 1));
+}
