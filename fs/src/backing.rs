@@ -248,6 +248,11 @@ impl FdCache {
 }
 
 impl Backing {
+    /// Closes every cached descriptor of this workspace.
+    pub(crate) fn forget_all(&self) {
+        fd_cache().forget_workspace(self.cache_key);
+    }
+
     /// Closes the cached descriptor of an inode that the kernel has forgotten, so that a deleted file's
     /// blocks are freed.
     pub(crate) fn forget(&self, handle: &FileHandle) {

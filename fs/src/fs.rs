@@ -13,6 +13,7 @@ mod caller;
 mod data;
 mod directory;
 mod extended_attributes;
+mod kept_fd;
 mod namespace;
 mod once;
 mod open_files;
@@ -315,20 +316,33 @@ struct KernelCaches(std::sync::Weak<GuardFs>);
 impl KernelCaches {
     /// Resolves a path below the root to a node that the kernel knows. The path was reported by inotify, not
     /// given by a user; it is still resolved beneath the root only and through no symbolic link.
-    fn known_node(fs: &GuardFs, path: &Path) -> Option<u64> {
+    ///
+    /// Where it cannot be told, everything is invalidated instead.
+    fn known_node(&self, fs: &GuardFs, path: &Path) -> Option<u64> {
         if path.as_os_str().is_empty() {
             return Some(ROOT_NODE);
         }
+        match Self::node_at(fs, path) {
+            Ok(node) => fs.table.knows(node).then_some(node),
+            // Gone or replaced again: another report says so.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE | Errno::XDEV) => None,
+            Err(errno) => {
+                tracing::warn!(%errno, "a foreign edit cannot be looked up; everything cached is dropped");
+                self.everything_changed();
+                None
+            }
+        }
+    }
+
+    fn node_at(fs: &GuardFs, path: &Path) -> Result<u64, Errno> {
         let fd = rustix::fs::openat2(
             fs.backing.root(),
             path,
             rustix::fs::OFlags::PATH | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC,
             rustix::fs::Mode::empty(),
             rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS,
-        )
-        .ok()?;
-        let node = fs.inode_of(&fs.backing.of_fd(fd.as_fd()).ok()?).ok()?.node;
-        fs.table.knows(node).then_some(node)
+        )?;
+        Ok(fs.inode_of(&fs.backing.of_fd(fd.as_fd())?)?.node)
     }
 
     fn report(result: Result<(), Errno>) {
@@ -343,14 +357,16 @@ impl KernelCaches {
 impl ChangeSink for KernelCaches {
     fn entry_changed(&self, dir: &Path, name: &std::ffi::OsStr) {
         let Some(fs) = self.0.upgrade() else { return };
-        let Some(parent) = Self::known_node(&fs, dir) else { return };
+        // A file whose last name just went must not live on in the descriptor cache.
+        fs.reclaim.while_closing(|| fs.backing.forget_all());
+        let Some(parent) = self.known_node(&fs, dir) else { return };
         Self::report(fs.device.invalidate_entry(parent, name));
         Self::report(fs.device.invalidate_node(parent, Invalidate::Everything));
     }
 
     fn inode_changed(&self, path: &Path) {
         let Some(fs) = self.0.upgrade() else { return };
-        let Some(node) = Self::known_node(&fs, path) else { return };
+        let Some(node) = self.known_node(&fs, path) else { return };
         Self::report(fs.device.invalidate_node(node, Invalidate::Attributes));
     }
 

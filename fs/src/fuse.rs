@@ -286,7 +286,7 @@ impl Filesystem for GuardFuse {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -295,7 +295,7 @@ impl Filesystem for GuardFuse {
         } else {
             WriteOrigin::Privileged
         };
-        match self.0.write(&self.begin(request), fh.0, offset, data, origin) {
+        match self.0.write(&self.begin(request), fh.0, offset, data, origin, convert::open_flags(flags.0)) {
             // At most the request's own length, which is a u32.
             Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
             Err(error) => reply.error(errno(error)),

@@ -231,8 +231,8 @@ impl InodeTable {
         if let Some(slot) = shard.find(self, inode.node) {
             let line = self.line(slot);
             if read_inode(line) != *inode {
-                // Without a number while it changes: a successor takes no half of each.
-                line[word::NODE].store(0, Ordering::Release);
+                // A worker that dies in between leaves a mixture, which opens nothing and is written anew by the next
+                // lookup; the counts stay right.
                 write_inode(line, inode);
             }
             line[word::LOOKUPS].fetch_add(1, Ordering::AcqRel);

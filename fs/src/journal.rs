@@ -9,7 +9,9 @@
 //! a dead worker hold exactly what can be resent. A successor's threads take other slots, oldest first, so that
 //! even a successor that dies before it saw a resent request leaves the record in place.
 //!
-//! A request under which two workers died is *poisoned*: it is answered with EIO and nothing else.
+//! A request under which two workers died is *suspected*; so is whatever else they were working on, and whatever was
+//! under way when somebody killed both. Suspected requests are carried out one at a time. One whose worker dies even
+//! then is *poisoned*: it is answered with EIO, and nothing else is.
 //!
 //! Cost: a few stores to memory that no other thread writes.
 
@@ -19,6 +21,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use self::progress::Busy;
@@ -30,14 +33,17 @@ const RESENT: u64 = 1 << 63;
 /// Lines of a slot; the second is spare room for later versions.
 const LINES_PER_SLOT: usize = 2;
 const SLOTS: usize = JOURNAL.lines / LINES_PER_SLOT;
-/// Workers that may die under one request before it is refused.
+/// Workers that may die under one request before it is suspected.
 const MAX_ATTEMPTS: u64 = 2;
+
+/// Held while a suspected request is carried out, of whatever workspace: they all share the worker that may die.
+static SUSPECT: Mutex<()> = Mutex::new(());
 
 /// Words of a slot.
 mod word {
     pub(super) const SEQUENCE: usize = 0;
     pub(super) const UNIQUE: usize = 1;
-    /// `STARTED` or `DONE` in the low byte, attempts above.
+    /// `STARTED` or `DONE` in the low byte, attempts above, `ALONE` in the highest bit.
     pub(super) const STAGE: usize = 2;
     pub(super) const RESULT: usize = 3;
     pub(super) const NUMBER: usize = 4;
@@ -47,6 +53,8 @@ mod word {
 
 const STARTED: u64 = 1;
 const DONE: u64 = 2;
+/// No other suspected request is under way.
+const ALONE: u64 = 1 << 63;
 
 /// How far a request had come when its worker died.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,6 +88,7 @@ struct Record {
     sequence: u64,
     unique: u64,
     attempts: u64,
+    was_alone: bool,
     earlier: Earlier,
 }
 
@@ -94,7 +103,29 @@ pub(crate) struct Running<'a> {
     /// What is known from before, if the request was sent again.
     pub(crate) earlier: Option<Earlier>,
     is_poisoned: bool,
+    _alone: Option<Alone<'a>>,
     _busy: Busy,
+}
+
+/// The only suspected request under way.
+struct Alone<'a> {
+    line: &'a Line,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl<'a> Alone<'a> {
+    fn wait(line: &'a Line) -> Self {
+        let turn = SUSPECT.lock();
+        line[word::STAGE].fetch_or(ALONE, Ordering::AcqRel);
+        Self { line, _turn: turn }
+    }
+}
+
+impl Drop for Alone<'_> {
+    /// It is not to blame for what happens after it.
+    fn drop(&mut self) {
+        self.line[word::STAGE].fetch_and(!ALONE, Ordering::AcqRel);
+    }
 }
 
 impl Journal {
@@ -111,16 +142,25 @@ impl Journal {
         let record = if unique & RESENT == 0 { None } else { self.resent(unique & !RESENT) };
         let attempts = record.map_or(0, |record| record.attempts + 1);
         let line = slot_line(&self.memory, self.slot());
-        // The number goes last: with it the slot speaks of this request.
+        // The number goes last: with it the slot speaks of this request. What an earlier attempt had recorded is
+        // carried over, so that a successor of this worker knows no less than it does.
         line[word::UNIQUE].store(0, Ordering::Release);
-        line[word::STAGE].store(STARTED | attempts << 8, Ordering::Release);
-        for place in [word::NUMBER, word::NODE, word::NOTE] {
-            line[place].store(0, Ordering::Release);
-        }
+        let (stage, result, notes) = match record.map(|record| record.earlier) {
+            Some(Earlier::Done(result, notes)) => (DONE, encode(result), notes),
+            Some(Earlier::Started(notes)) => (STARTED, 0, notes),
+            None => (STARTED, 0, Notes::default()),
+        };
+        line[word::STAGE].store(stage | attempts << 8, Ordering::Release);
+        line[word::RESULT].store(result.cast_unsigned(), Ordering::Release);
+        line[word::NUMBER].store(notes.number.map_or(0, |number| number + 1), Ordering::Release);
+        line[word::NODE].store(notes.node.unwrap_or(0), Ordering::Release);
+        line[word::NOTE].store(notes.note, Ordering::Release);
         line[word::SEQUENCE].store(self.next_sequence(record.is_some()), Ordering::Release);
         line[word::UNIQUE].store(unique & !RESENT, Ordering::Release);
         let earlier = record.map(|record| record.earlier);
-        Running { line, earlier, is_poisoned: attempts >= MAX_ATTEMPTS, _busy: busy }
+        let is_poisoned = record.is_some_and(|record| record.was_alone);
+        let alone = (attempts >= MAX_ATTEMPTS && !is_poisoned).then(|| Alone::wait(line));
+        Running { line, earlier, is_poisoned, _alone: alone, _busy: busy }
     }
 
     /// Returns how many requests were sent again since the mount was made.
@@ -182,7 +222,8 @@ impl Record {
             Earlier::Started(notes)
         };
         let sequence = line[word::SEQUENCE].load(Ordering::Acquire);
-        Some(Self { sequence, unique, attempts: stage >> 8, earlier })
+        let (attempts, was_alone) = ((stage & !ALONE) >> 8, stage & ALONE != 0);
+        Some(Self { sequence, unique, attempts, was_alone, earlier })
     }
 }
 
@@ -193,7 +234,7 @@ impl Running<'_> {
     /// `EIO` for a poisoned request.
     pub(crate) fn check(&self) -> Result<(), Errno> {
         if self.is_poisoned {
-            tracing::error!("a request that ended two workers is refused");
+            tracing::error!("a request that ended three workers is refused");
             return Err(Errno::IO);
         }
         Ok(())
@@ -207,6 +248,16 @@ impl Running<'_> {
     /// Records the node whose reference the request counted.
     pub(crate) fn note_node(&self, node: u64) {
         self.line[word::NODE].store(node, Ordering::Release);
+    }
+
+    /// Records that what an earlier attempt had entered is given back.
+    pub(crate) fn forget_number(&self) {
+        self.line[word::NUMBER].store(0, Ordering::Release);
+    }
+
+    /// Records that the reference which an earlier attempt had counted is given back.
+    pub(crate) fn forget_node(&self) {
+        self.line[word::NODE].store(0, Ordering::Release);
     }
 
     /// Records a number that the operation itself needs to know.
@@ -283,15 +334,69 @@ mod tests {
         assert_eq!(earlier, Some(Earlier::Started(Notes { note: 5, ..Notes::default() })));
     }
 
+    /// What a worker leaves that dies while it carries `unique` out as the only suspected request.
+    fn die_alone_with(journal: &Journal, unique: u64) {
+        let running = journal.begin(unique);
+        assert!(running.check().is_ok());
+        let line = running.line;
+        assert_ne!(line[word::STAGE].load(Ordering::Acquire) & ALONE, 0);
+        drop(running);
+        line[word::STAGE].fetch_or(ALONE, Ordering::AcqRel);
+    }
+
     #[test]
-    fn request_is_poisoned_after_two_workers_died_under_it() {
+    fn request_is_poisoned_when_a_worker_dies_under_it_alone() {
         let memory = memory();
         dead_worker(&memory, |journal| assert!(journal.begin(42).check().is_ok()));
         dead_worker(&memory, |journal| assert!(journal.begin(42 | RESENT).check().is_ok()));
+        dead_worker(&memory, |journal| die_alone_with(journal, 42 | RESENT));
         dead_worker(&memory, |journal| {
             assert_eq!(journal.begin(42 | RESENT).check(), Err(Errno::IO));
             assert!(journal.begin(46 | RESENT).check().is_ok(), "only that request");
         });
+    }
+
+    #[test]
+    fn requests_that_were_only_under_way_as_well_are_not_poisoned() {
+        let memory = memory();
+        for resent in [0, RESENT] {
+            let journal = Journal::open(memory.clone());
+            std::thread::scope(|scope| {
+                for unique in [42, 44, 46] {
+                    let journal = &journal;
+                    scope.spawn(move || assert!(journal.begin(unique | resent).check().is_ok()));
+                }
+            });
+        }
+        // 44 is done before its worker dies under 42; the turn of 46 did not come.
+        dead_worker(&memory, |journal| drop(journal.begin(44 | RESENT)));
+        dead_worker(&memory, |journal| die_alone_with(journal, 42 | RESENT));
+        let journal = Journal::open(memory);
+        assert!(journal.begin(44 | RESENT).check().is_ok());
+        assert!(journal.begin(46 | RESENT).check().is_ok());
+        assert_eq!(journal.begin(42 | RESENT).check(), Err(Errno::IO));
+    }
+
+    #[test]
+    fn notes_and_results_are_carried_over_to_the_next_attempt() {
+        let memory = memory();
+        dead_worker(&memory, |journal| {
+            let running = journal.begin(42);
+            running.note_number(3);
+            running.note(9);
+        });
+        dead_worker(&memory, |journal| journal.begin(44).finish(Err(Errno::EXIST)));
+        dead_worker(&memory, |journal| {
+            journal.begin(42 | RESENT);
+        });
+        dead_worker(&memory, |journal| {
+            journal.begin(44 | RESENT);
+        });
+        let journal = Journal::open(memory);
+        let notes = Notes { number: Some(3), node: None, note: 9 };
+        assert_eq!(journal.begin(42 | RESENT).earlier, Some(Earlier::Started(notes)));
+        let done = Earlier::Done(Err(Errno::EXIST), Notes::default());
+        assert_eq!(journal.begin(44 | RESENT).earlier, Some(done));
     }
 
     #[test]
@@ -300,7 +405,8 @@ mod tests {
         dead_worker(&memory, |journal| journal.begin(42).note(1));
         dead_worker(&memory, |journal| journal.begin(42 | RESENT).finish(Ok(9)));
         let journal = Journal::open(memory);
-        assert_eq!(journal.begin(42 | RESENT).earlier, Some(Earlier::Done(Ok(9), Notes::default())));
+        let notes = Notes { note: 1, ..Notes::default() };
+        assert_eq!(journal.begin(42 | RESENT).earlier, Some(Earlier::Done(Ok(9), notes)));
     }
 
     proptest::proptest! {

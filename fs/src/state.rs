@@ -45,7 +45,7 @@ pub(crate) const MARKS: Region = Region { first: 1, lines: LINES_PER_PAGE - 1 };
 /// Devices (btrfs subvolumes) by index, eight to a line.
 pub(crate) const DEVICES: Region = MARKS.after(LINES_PER_PAGE);
 /// What each thread is doing.
-pub(crate) const JOURNAL: Region = DEVICES.after(2 * LINES_PER_PAGE);
+pub(crate) const JOURNAL: Region = DEVICES.after(16 * LINES_PER_PAGE);
 /// Open files.
 pub(crate) const FILES: Region = JOURNAL.after(1 << 20);
 /// Known inodes.

@@ -25,8 +25,11 @@ use std::{
 pub(crate) use self::listings::make_listed_files;
 use super::ground::Ground;
 
+/// Works until it is told to end, then checks what it has left; panics when it finds fault.
+type Body = fn(&Work);
+
 /// Every program with its name, which is also its directory's.
-const PROGRAMS: &[(&str, fn(&Work))] = &[
+const PROGRAMS: &[(&str, Body)] = &[
     ("records-1", records::acknowledged_records_stay),
     ("records-2", records::acknowledged_records_stay),
     ("transfers", transfers::megabytes_come_back_as_written),

@@ -5,9 +5,21 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use harness::{GuardMount, kill, require, wait_for};
+use harness::{GuardMount, kill, require, wait_for, wait_until};
 use rustix::process::Signal;
 use wsguard_api::DaemonStatus;
+
+/// Stops a worker. The signal reaches its threads one by one, and until then they answer.
+fn stop(worker: u32) {
+    kill(worker, Signal::STOP);
+    wait_until("every thread of the worker to stop", Duration::from_secs(5), || {
+        let tasks = fs::read_dir(format!("/proc/{worker}/task")).unwrap();
+        tasks.flatten().all(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        })
+    });
+}
 
 /// Asks for the status for as long as nobody answers.
 fn status_of_generation(mount: &GuardMount, generation: u64) -> DaemonStatus {
@@ -24,7 +36,7 @@ fn worker_that_is_stopped_for_two_seconds_stays_and_callers_wait() {
     require!(fuse);
     let mount = GuardMount::new();
     let worker = mount.daemon().worker_pid();
-    kill(worker, Signal::STOP);
+    stop(worker);
     std::thread::scope(|scope| {
         let started = Instant::now();
         let writer = scope.spawn(|| fs::write(mount.path().join("file"), "waited"));
@@ -48,7 +60,7 @@ fn worker_that_stays_stopped_is_replaced_and_the_application_goes_on() {
     let worker = mount.daemon().worker_pid();
     let mut log = File::options().create(true).append(true).open(mount.path().join("log")).unwrap();
     log.write_all(b"1").unwrap();
-    kill(worker, Signal::STOP);
+    stop(worker);
     let started = Instant::now();
     log.write_all(b"2").unwrap();
     let waited = started.elapsed();
@@ -82,7 +94,7 @@ fn limit_can_be_set_and_a_killed_worker_is_told_with_its_signal() {
     let status = status_of_generation(&mount, 2);
     let signalled = &status.events[0];
     assert!(signalled.reason.contains("SIGKILL") && signalled.stall_ms.is_some(), "{signalled:?}");
-    kill(status.worker_pid, Signal::STOP);
+    stop(status.worker_pid);
     let started = Instant::now();
     fs::write(mount.path().join("file"), "waited").unwrap();
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
@@ -96,7 +108,7 @@ fn daemon_that_was_stopped_as_a_whole_goes_on_with_its_worker() {
     let mount = GuardMount::new();
     let (keeper, worker) = (mount.daemon().keeper_pid(), mount.daemon().worker_pid());
     kill(keeper, Signal::STOP);
-    kill(worker, Signal::STOP);
+    stop(worker);
     std::thread::sleep(Duration::from_secs(8));
     kill(keeper, Signal::CONT);
     // The keeper runs first, and finds eight silent seconds.

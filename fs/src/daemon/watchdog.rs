@@ -12,6 +12,8 @@
 
 use std::time::{Duration, Instant};
 
+use tracing::info;
+
 /// The longest time between two looks. Also what the keeper may be late before it concludes that it did not run.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -56,6 +58,8 @@ impl Watchdog {
     /// Tells that the keeper is awake again; to be called before anything that it finds then.
     pub(super) fn note_time(&mut self, now: Instant) {
         if now > self.expected + LOOK_INTERVAL {
+            let late_ms = now.saturating_duration_since(self.expected).as_millis();
+            info!(late_ms, "keeper did not run for a while; what the worker did meanwhile does not count");
             self.last_sign = now;
             self.stuck = Duration::ZERO;
         }

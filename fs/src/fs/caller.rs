@@ -23,7 +23,10 @@ impl Caller {
     /// Reads /proc, so it is asked only where the answer changes the result. A process that cannot be read
     /// gets the safe answer, no.
     pub(crate) fn may_keep_setgid(self, gid: u32) -> bool {
-        self.gid == gid || self.status().is_ok_and(|status| status.may_keep_setgid(gid))
+        self.gid == gid
+            || self
+                .status()
+                .is_ok_and(|status| status.is_in_group(gid) || (self.uid == 0 && status.has_fsetid()))
     }
 
     /// Whether the caller holds CAP_FSETID, which keeps setuid and setgid bits over a truncation.
@@ -61,8 +64,8 @@ impl Status {
         }
     }
 
-    fn may_keep_setgid(&self, gid: u32) -> bool {
-        self.groups.contains(&gid) || self.has_fsetid()
+    fn is_in_group(&self, gid: u32) -> bool {
+        self.groups.contains(&gid)
     }
 
     fn has_fsetid(&self) -> bool {
@@ -75,11 +78,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn supplementary_group_or_fsetid_keeps_setgid() {
+    fn groups_and_fsetid_are_read_from_the_status() {
         let status = Status::parse("Name:\tx\nGroups:\t4 24 1000 \nCapEff:\t0000000000000000\n");
-        assert!(status.may_keep_setgid(24));
-        assert!(!status.may_keep_setgid(25));
-        assert!(Status::parse("CapEff:\t0000000000000010\n").may_keep_setgid(25));
-        assert!(!Status::parse("garbage").may_keep_setgid(0));
+        assert!(status.is_in_group(24) && !status.is_in_group(25));
+        assert!(!status.has_fsetid());
+        assert!(Status::parse("CapEff:\t0000000000000010\n").has_fsetid());
+        assert_eq!(Status::parse("garbage"), Status::default());
     }
 }

@@ -1,6 +1,8 @@
 //! Reading and writing: what reaches the worker of it.
 
-use rustix::fs::{FallocateFlags, SeekFrom};
+use std::os::fd::AsFd;
+
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::GuardFs;
@@ -14,6 +16,38 @@ const MAX_COPY_BYTES: u64 = 256 << 20;
 
 fn to_result(size: usize) -> Result<i64, Errno> {
     i64::try_from(size).map_err(|_| Errno::OVERFLOW)
+}
+
+/// How durable a write has to be beyond what its descriptor does by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Durability {
+    Later,
+    Data,
+    Everything,
+}
+
+/// What a write's own flags say against those that its file was opened with (fcntl(2) and pwritev2(2) change them).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct WriteMode {
+    appends: bool,
+    /// The file was opened with `O_APPEND`, which was cleared since.
+    needs_plain_descriptor: bool,
+    durability: Durability,
+}
+
+impl WriteMode {
+    fn of(open_file: &OpenFile, flags: OFlags) -> Self {
+        let appends = open_file.appends() && flags.contains(OFlags::APPEND);
+        let opened = open_file.flags();
+        let durability = if flags.contains(OFlags::SYNC) && !opened.contains(OFlags::SYNC) {
+            Durability::Everything
+        } else if flags.contains(OFlags::DSYNC) && !opened.contains(OFlags::DSYNC) {
+            Durability::Data
+        } else {
+            Durability::Later
+        };
+        Self { appends, needs_plain_descriptor: open_file.appends() && !appends, durability }
+    }
 }
 
 /// Whether a write comes from somebody who may keep setuid and setgid bits
@@ -50,6 +84,7 @@ impl GuardFs {
     pub(crate) fn read(&self, number: u64, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
         let open_file = self.files.get(number)?;
         let file = open_file.file(self)?;
+        let file = file.as_fd();
         let mut done = 0;
         while done < buffer.len() {
             match rustix::io::pread(file, &mut buffer[done..], offset + done as u64) {
@@ -75,31 +110,41 @@ impl GuardFs {
         offset: u64,
         data: &[u8],
         origin: WriteOrigin,
+        flags: OFlags,
     ) -> Result<usize, Errno> {
         let written = self.once(running, |again| {
             let open_file = self.files.get(number)?;
-            if open_file.appends() {
-                // The kernel holds the file's lock over an append and sends its size as the offset. Noted one
-                // higher, because 0 means that nothing was noted.
-                match again {
-                    Some(notes) if notes.note != 0 => {
-                        let size = rustix::fs::fstat(open_file.file(self)?)?.st_size;
-                        let size = u64::try_from(size).map_err(|_| Errno::IO)?;
-                        let appended = size.saturating_sub(notes.note - 1);
-                        if appended > 0 {
-                            let appended = usize::try_from(appended).map_err(|_| Errno::OVERFLOW)?;
-                            return to_result(appended.min(data.len()));
-                        }
-                        running.note(notes.note);
+            let how = WriteMode::of(&open_file, flags);
+            if how.appends {
+                // The size of the backing file, not the offset that the kernel sends: that is the size which it
+                // remembers, and somebody may have appended below the mount. Noted one higher, because 0 means
+                // that nothing was noted.
+                let size = rustix::fs::fstat(open_file.file(self)?)?.st_size;
+                let size = u64::try_from(size).map_err(|_| Errno::IO)?;
+                match again.map_or(0, |notes| notes.note).checked_sub(1) {
+                    Some(before) if size > before => {
+                        let appended = usize::try_from(size - before).map_err(|_| Errno::OVERFLOW)?;
+                        return to_result(appended.min(data.len()));
                     }
-                    Some(_) | None => running.note(offset + 1),
+                    Some(_) | None => running.note(size + 1),
                 }
             }
-            self.reclaim
-                .retry_when_full(|| self.write_now(&open_file, offset, data, origin))
-                .and_then(to_result)
+            let written =
+                self.reclaim.retry_when_full(|| self.write_now(&open_file, offset, data, origin, how))?;
+            self.sync_written(&open_file, how)?;
+            to_result(written)
         })?;
         usize::try_from(written).map_err(|_| Errno::IO)
+    }
+
+    /// Makes a write durable whose caller asked for it with this one call (pwritev2(2) with `RWF_DSYNC` or
+    /// `RWF_SYNC`, or `O_SYNC` set by fcntl(2)); the descriptor of an `O_SYNC` open does so by itself.
+    fn sync_written(&self, open_file: &OpenFile, how: WriteMode) -> Result<(), Errno> {
+        match how.durability {
+            Durability::Later => Ok(()),
+            Durability::Data => rustix::fs::fdatasync(open_file.file(self)?),
+            Durability::Everything => rustix::fs::fsync(open_file.file(self)?),
+        }
     }
 
     fn write_now(
@@ -108,8 +153,11 @@ impl GuardFs {
         offset: u64,
         data: &[u8],
         origin: WriteOrigin,
+        how: WriteMode,
     ) -> Result<usize, Errno> {
-        let file = open_file.file(self)?;
+        let file =
+            if how.needs_plain_descriptor { open_file.plain_file(self)? } else { open_file.file(self)? };
+        let file = file.as_fd();
         identity::assume_nobody()?;
         let write = || {
             loop {
@@ -146,7 +194,7 @@ impl GuardFs {
         let mode = FallocateFlags::from_bits(mode).ok_or(Errno::OPNOTSUPP)?;
         identity::assume_nobody()?;
         let file = open_file.file(self)?;
-        let allocate = || rustix::fs::fallocate(file, mode, offset, length);
+        let allocate = || rustix::fs::fallocate(&file, mode, offset, length);
         // Where the bits have to go, the kernel has said so in a request of its own (`file_modified`).
         self.reclaim.retry_when_full(|| {
             if self.may_keep_privilege(&open_file) { identity::with_fsetid(allocate) } else { allocate() }
@@ -197,9 +245,9 @@ impl GuardFs {
         let (source_file, target_file) = (source.file(self)?, target.file(self)?);
         let mut copy = || {
             rustix::fs::copy_file_range(
-                source_file,
+                &source_file,
                 Some(&mut read_at),
-                target_file,
+                &target_file,
                 Some(&mut write_at),
                 length,
             )

@@ -119,22 +119,30 @@ impl GuardFs {
         mut visit: impl FnMut(DirectoryEntry<'_>, Option<&Entry>) -> bool,
     ) -> Result<(), Errno> {
         let dir = self.node_fd(node)?;
+        let mut failure = None;
         self.read_directory(node, offset, |listed| {
             let is_dots = listed.name == "." || listed.name == "..";
             if is_dots {
                 return if visit(listed, None) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
             }
-            // An entry that vanished below the mount since it was read is left out.
             let child = self.backing.child(borrow(&dir), listed.name);
-            let Ok(entry) = child.and_then(|child| self.entry(child)) else {
-                return ControlFlow::Continue(());
+            let entry = match child.and_then(|child| self.entry(child)) {
+                Ok(entry) => entry,
+                // It vanished below the mount since it was read.
+                Err(Errno::NOENT | Errno::STALE) => return ControlFlow::Continue(()),
+                // A listing with a hole would be kept by the kernel, and `rm -r` or a backup would believe it.
+                Err(errno) => {
+                    failure = Some(errno);
+                    return ControlFlow::Break(());
+                }
             };
             if visit(listed, Some(&entry)) {
                 return ControlFlow::Continue(());
             }
             self.forget(entry.node, 1);
             ControlFlow::Break(())
-        })
+        })?;
+        failure.map_or(Ok(()), Err)
     }
 
     /// Makes a directory's entries durable.

@@ -141,7 +141,7 @@ impl GuardFs {
             let leaves_a_name = flags.intersects(RenameFlags::EXCHANGE | RenameFlags::WHITEOUT);
             if leaves_a_name {
                 match again {
-                    Some(notes) if notes.note != 0 && self.ino_at(to)? == notes.note => return Ok(0),
+                    Some(notes) if notes.note != 0 && self.ino_at(to) == Ok(notes.note) => return Ok(0),
                     _ => running.note(self.ino_at(from)?),
                 }
             }

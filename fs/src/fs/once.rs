@@ -69,11 +69,11 @@ impl GuardFs {
         let result = match running.earlier {
             Some(Earlier::Done(Err(errno), _)) => Err(errno),
             Some(Earlier::Done(Ok(_), notes)) => {
-                self.take_back(notes);
+                self.take_back(running, notes);
                 self.lookup(parent, name)
             }
             Some(Earlier::Started(notes)) => running.check().and_then(|()| {
-                self.take_back(notes);
+                self.take_back(running, notes);
                 match operation() {
                     Err(Errno::EXIST) => self.lookup(parent, name),
                     result => result,
@@ -100,7 +100,7 @@ impl GuardFs {
     ) -> Result<Entry, Errno> {
         running.check()?;
         if let Some(Earlier::Started(notes) | Earlier::Done(_, notes)) = running.earlier {
-            self.take_back(notes);
+            self.take_back(running, notes);
         }
         let entry = self.lookup(parent, name)?;
         running.note_node(entry.node);
@@ -124,7 +124,7 @@ impl GuardFs {
             }
             Some(Earlier::Done(Ok(_), _)) => Err(Errno::IO),
             Some(Earlier::Started(notes)) => running.check().and_then(|()| {
-                self.discard(notes);
+                self.discard(running, notes);
                 operation()
             }),
             None => operation(),
@@ -149,13 +149,13 @@ impl GuardFs {
             Some(Earlier::Done(Err(errno), _)) => Err(errno),
             Some(Earlier::Done(Ok(_), notes @ Notes { number: Some(number), .. })) => {
                 running.note_number(number);
-                self.take_back(notes);
+                self.take_back(running, notes);
                 self.lookup(parent, name).and_then(|entry| Ok((entry, self.opened_again(number)?)))
             }
             Some(Earlier::Done(Ok(_), _)) => Err(Errno::IO),
             Some(Earlier::Started(notes)) => running.check().and_then(|()| {
-                self.discard(notes);
-                self.take_back(notes);
+                self.discard(running, notes);
+                self.take_back(running, notes);
                 match operation() {
                     Err(Errno::EXIST) => open_existing(),
                     result => result,
@@ -171,15 +171,17 @@ impl GuardFs {
     }
 
     /// Takes a reference back that an earlier attempt counted and the kernel never got.
-    fn take_back(&self, notes: Notes) {
+    fn take_back(&self, running: &Running<'_>, notes: Notes) {
         if let Some(node) = notes.node {
+            running.forget_node();
             self.forget(node, 1);
         }
     }
 
     /// Closes what an earlier attempt opened and the kernel never got.
-    fn discard(&self, notes: Notes) {
+    fn discard(&self, running: &Running<'_>, notes: Notes) {
         if let Some(number) = notes.number {
+            running.forget_number();
             self.discard_open(number);
         }
     }

@@ -16,6 +16,7 @@ use rustc_hash::FxHashMap;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::kept_fd::{FileRef, KeptFd};
 use super::{Caller, Entry as NodeEntry, GuardFs, borrow};
 use crate::handle::Remembered;
 use crate::journal::Running;
@@ -51,7 +52,9 @@ pub(crate) struct OpenFile {
     flags: OFlags,
     /// Writers have it from the start; a reader only when something reaches the worker after all
     /// (`SEEK_HOLE`, fsync(2), copy_file_range(2), a kernel without passthrough).
-    file: OnceLock<OwnedFd>,
+    file: OnceLock<KeptFd>,
+    /// A second one without `O_APPEND`, for a file whose `O_APPEND` was cleared by fcntl(2).
+    plain: OnceLock<KeptFd>,
     inode: Arc<OpenInodeState>,
 }
 
@@ -67,7 +70,7 @@ impl OpenFile {
     /// Rebuilds what a worker before this one had open; the descriptor is opened when it is needed.
     pub(super) fn remembered(remembered: Remembered, inode: Arc<OpenInodeState>) -> Self {
         let flags = OFlags::from_bits_retain(remembered.flags);
-        Self { node: remembered.node, flags, file: OnceLock::new(), inode }
+        Self { node: remembered.node, flags, file: OnceLock::new(), plain: OnceLock::new(), inode }
     }
 
     /// Whether it was opened for reading and writing, so that a shared mapping may write unseen.
@@ -90,19 +93,41 @@ impl OpenFile {
         self.flags & OFlags::ACCMODE != OFlags::RDONLY
     }
 
-    /// Returns the backing descriptor, opening it now if it was not needed before.
-    pub(super) fn file<'a>(&'a self, fs: &GuardFs) -> Result<BorrowedFd<'a>, Errno> {
-        if let Some(file) = self.file.get() {
-            return Ok(file.as_fd());
+    /// Returns the backing descriptor, opening it now if it was not needed before. Where too many are kept already,
+    /// it is opened for this one use.
+    pub(super) fn file<'a>(&'a self, fs: &GuardFs) -> Result<FileRef<'a>, Errno> {
+        self.kept_or_opened(fs, &self.file, self.flags)
+    }
+
+    /// As [`Self::file`], but writes go where they say.
+    pub(super) fn plain_file<'a>(&'a self, fs: &GuardFs) -> Result<FileRef<'a>, Errno> {
+        self.kept_or_opened(fs, &self.plain, self.flags - OFlags::APPEND)
+    }
+
+    fn kept_or_opened<'a>(
+        &self,
+        fs: &GuardFs,
+        place: &'a OnceLock<KeptFd>,
+        flags: OFlags,
+    ) -> Result<FileRef<'a>, Errno> {
+        if let Some(kept) = place.get() {
+            return Ok(FileRef::Kept(kept.as_fd()));
         }
         let inode = fs.table.get(self.node)?;
-        let opened = fs.backing.open(&inode.handle, self.flags)?;
-        Ok(self.file.get_or_init(|| opened).as_fd())
+        match KeptFd::keep(fs.backing.open(&inode.handle, flags)?) {
+            Ok(kept) => Ok(FileRef::Kept(place.get_or_init(|| kept).as_fd())),
+            Err(opened) => Ok(FileRef::Once(opened)),
+        }
+    }
+
+    /// Returns the flags that the file was opened with.
+    pub(super) fn flags(&self) -> OFlags {
+        self.flags
     }
 
     /// Returns the backing descriptor if there is one.
     pub(super) fn file_if_open(&self) -> Option<BorrowedFd<'_>> {
-        self.file.get().map(AsFd::as_fd)
+        self.file.get().map(KeptFd::as_fd)
     }
 }
 
@@ -187,6 +212,10 @@ impl GuardFs {
         let access = if is_writer { worker_flags(flags) } else { OFlags::WRONLY };
         let opened = self.backing.open(&inode.handle, access)?;
         let is_privileged = has_privileged_mode(opened.as_fd())?;
+        if self.is_squashed() && flags & OFlags::ACCMODE == OFlags::RDWR {
+            // A store through a mapping is seen by nobody, so the bits go before it can happen.
+            strip_privilege(opened.as_fd(), is_privileged)?;
+        }
         if flags.contains(OFlags::TRUNC) {
             // Apart from the opening, because the bits of a privileged file stay if the caller may keep them.
             let truncate = || rustix::fs::ftruncate(&opened, 0);
@@ -345,8 +374,9 @@ impl GuardFs {
         };
         // Before the open exists, so that whoever carries the request out again finds it.
         running.note_number(number);
-        let open_file =
-            OpenFile { node, flags, file: file.map_or_else(OnceLock::new, OnceLock::from), inode };
+        // One that is not kept is opened again at each use.
+        let file = file.and_then(|file| KeptFd::keep(file).ok()).map_or_else(OnceLock::new, OnceLock::from);
+        let open_file = OpenFile { node, flags, file, plain: OnceLock::new(), inode };
         let is_writer = open_file.is_writer();
         self.files.enter(number, open_file, Remembered { node, flags: flags.bits() });
         Ok(Opened { number, mode, is_writer })
@@ -405,14 +435,14 @@ impl GuardFs {
             return;
         }
         shard.remove(&node);
-        self.table.set_opens(node, 0, 0);
-        // Under the lock: a new first open must not register before the old id is gone, or the kernel could
-        // see two ids for one inode.
+        // Under the lock: a new first open must not register before the old id is gone, or the kernel could see two
+        // ids for one inode. Closed before the table forgets it: a successor that closes it again does no harm.
         if let DataMode::Passthrough(id) = mode
             && let Err(errno) = self.device.close_backing(id)
         {
             tracing::debug!(ino = node, %errno, "cannot close a backing id");
         }
+        self.table.set_opens(node, 0, 0);
     }
 
     /// Whether a write by a holder of CAP_FSETID leaves the file's setuid and setgid bits. Not under `squash`: a
@@ -447,6 +477,18 @@ impl DataMode {
 /// `O_NOFOLLOW` (a handle is never followed), not `O_CREAT` and `O_TRUNC` (done once, not at every reopening).
 fn worker_flags(flags: OFlags) -> OFlags {
     flags & (OFlags::ACCMODE | OFlags::APPEND | OFlags::SYNC | OFlags::DSYNC)
+}
+
+/// Takes setuid, setgid and file capabilities away.
+fn strip_privilege(file: BorrowedFd<'_>, is_privileged: bool) -> Result<(), Errno> {
+    if is_privileged {
+        let mode = rustix::fs::fstat(file)?.st_mode & 0o1777;
+        rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
+    }
+    match rustix::fs::fremovexattr(file, "security.capability") {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 fn has_privileged_mode(file: BorrowedFd<'_>) -> Result<bool, Errno> {
