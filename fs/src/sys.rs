@@ -10,5 +10,6 @@ pub(crate) mod directory;
 pub(crate) mod handle;
 pub(crate) mod identity;
 pub(crate) mod mount;
+mod read_buffer;
 pub(crate) mod shared_memory;
 pub(crate) mod signals;
