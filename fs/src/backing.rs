@@ -152,6 +152,14 @@ impl Backing {
         rustix::fs::syncfs(&self.mount)
     }
 
+    /// Returns the filesystem's type, as statfs(2) names it.
+    ///
+    /// # Errors
+    /// As statfs(2).
+    pub(crate) fn filesystem_magic(&self) -> Result<i64, Errno> {
+        Ok(rustix::fs::fstatfs(&self.mount)?.f_type)
+    }
+
     /// Returns statvfs(3) of the filesystem.
     ///
     /// # Errors

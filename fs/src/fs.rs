@@ -10,6 +10,8 @@
 
 mod attributes;
 mod caller;
+mod charged;
+mod charging;
 mod data;
 mod directory;
 mod extended_attributes;
@@ -19,10 +21,11 @@ mod once;
 mod open_files;
 mod page_drop;
 mod reclaim;
+mod recount;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -31,9 +34,12 @@ use rustix::io::Errno;
 
 pub(crate) use attributes::{SetTime, SettableAttributes};
 pub(crate) use caller::Caller;
+pub(crate) use charged::Seat;
+pub use charging::Accounting;
 pub(crate) use data::{ReadTarget, WriteOrigin};
 pub(crate) use directory::DirectoryEntry;
 pub(crate) use open_files::{DataMode, Opened};
+pub use recount::{Recounted, TreeVisitor};
 
 use crate::backing::{Backing, Child, Stat};
 use crate::handle::HandleTable;
@@ -85,6 +91,13 @@ pub(crate) struct GuardFs {
     watched_ttl: OnceLock<Duration>,
     reclaim: reclaim::Reclaim,
     page_drop: page_drop::PageDrop,
+    /// `None` where nothing is counted.
+    charging: Option<charging::Charging>,
+    /// Inodes that are open without a name: their space comes back with their last release, which the kernel sends
+    /// a moment after close(2).
+    deleted_open: AtomicUsize,
+    /// Changes below the mount that only a recount can book.
+    foreign_edits: AtomicU64,
 }
 
 /// The tables that outlive a worker.
@@ -113,11 +126,12 @@ impl GuardFs {
         memory: Arc<SharedMemory>,
         device: Arc<FuseDevice>,
         ownership: OwnershipPolicy,
+        seat: Option<Seat>,
     ) -> Result<Self, Errno> {
         let table = InodeTable::create(memory.clone(), backing.root_handle(), backing.root_device())?;
         let files = HandleTable::new(memory.clone(), FILES, mark::FILES);
         let open_inodes = open_files::OpenInodes::new();
-        Ok(Self::over(backing, memory, device, ownership, Tables { table, files, open_inodes }))
+        Ok(Self::over(backing, memory, device, ownership, seat, Tables { table, files, open_inodes }))
     }
 
     /// Takes over what a worker before this one left in `memory`. Requests may come as soon as this returns.
@@ -126,6 +140,7 @@ impl GuardFs {
         memory: Arc<SharedMemory>,
         device: Arc<FuseDevice>,
         ownership: OwnershipPolicy,
+        seat: Option<Seat>,
     ) -> Self {
         let (table, registered) = InodeTable::attach(memory.clone(), backing.root_device());
         let ids: FxHashMap<u64, u32> = registered.iter().copied().collect();
@@ -141,7 +156,9 @@ impl GuardFs {
                 tracing::debug!(ino = node, %errno, "cannot close a backing id that was left over");
             }
         }
-        Self::over(backing, memory, device, ownership, Tables { table, files, open_inodes })
+        let fs = Self::over(backing, memory, device, ownership, seat, Tables { table, files, open_inodes });
+        fs.restore_charges();
+        fs
     }
 
     fn over(
@@ -149,9 +166,14 @@ impl GuardFs {
         memory: Arc<SharedMemory>,
         device: Arc<FuseDevice>,
         ownership: OwnershipPolicy,
+        seat: Option<Seat>,
         tables: Tables,
     ) -> Self {
         let Tables { table, files, open_inodes } = tables;
+        let charging = seat.map(|seat| {
+            let accounting = seat.accounting_of(&backing);
+            charging::Charging::new(seat.take(memory.clone()), accounting, memory.clone())
+        });
         Self {
             backing,
             journal: Journal::open(memory.clone()),
@@ -168,6 +190,9 @@ impl GuardFs {
             watched_ttl: OnceLock::new(),
             reclaim: reclaim::Reclaim::default(),
             page_drop: page_drop::PageDrop::new(),
+            charging,
+            deleted_open: AtomicUsize::new(0),
+            foreign_edits: AtomicU64::new(0),
         }
     }
 
@@ -296,6 +321,9 @@ impl GuardFs {
     /// Takes back references of the kernel.
     pub(crate) fn forget(&self, node: u64, lookups: u64) {
         let Some(inode) = self.table.forget(node, lookups) else { return };
+        if let Some(charging) = &self.charging {
+            charging.remember(node, inode.handle);
+        }
         self.reclaim.while_closing(|| self.backing.forget(&inode.handle));
         self.reclaim.unpin(node);
     }
@@ -357,6 +385,7 @@ impl KernelCaches {
 impl ChangeSink for KernelCaches {
     fn entry_changed(&self, dir: &Path, name: &std::ffi::OsStr) {
         let Some(fs) = self.0.upgrade() else { return };
+        fs.note_foreign_edit();
         // A file whose last name just went must not live on in the descriptor cache.
         fs.reclaim.while_closing(|| fs.backing.forget_all());
         let Some(parent) = self.known_node(&fs, dir) else { return };
@@ -366,12 +395,19 @@ impl ChangeSink for KernelCaches {
 
     fn inode_changed(&self, path: &Path) {
         let Some(fs) = self.0.upgrade() else { return };
-        let Some(node) = self.known_node(&fs, path) else { return };
+        let node = self.known_node(&fs, path);
+        match node {
+            Some(node) => fs.recheck_charge(node),
+            // The kernel knows nothing of it, so it was not changed through the mount.
+            None => fs.note_foreign_edit(),
+        }
+        let Some(node) = node else { return };
         Self::report(fs.device.invalidate_node(node, Invalidate::Attributes));
     }
 
     fn everything_changed(&self) {
         let Some(fs) = self.0.upgrade() else { return };
+        fs.note_foreign_edit();
         match fs.device.invalidate_all_entries() {
             Err(Errno::INVAL) => {} // names expire after WATCHED_TTL_WITHOUT_EPOCH
             result => Self::report(result),

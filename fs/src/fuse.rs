@@ -405,7 +405,7 @@ impl Filesystem for GuardFuse {
     }
 
     fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match self.begin(request).check().and_then(|()| self.0.backing().statvfs()) {
+        match self.begin(request).check().and_then(|()| self.0.statvfs()) {
             Ok(stat) => reply.statfs(
                 stat.f_blocks,
                 stat.f_bfree,

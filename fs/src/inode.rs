@@ -42,11 +42,45 @@ const MAX_DEVICES: usize = 512;
 mod word {
     pub(super) const NODE: usize = 0;
     pub(super) const LOOKUPS: usize = 1;
-    /// Generation in the low half, `st_mode & S_IFMT` in bits 32 to 47, handle type and length above.
+    /// Generation in the low half, [`super::Life`] in bits 32 to 39, the upper byte of `st_mode & S_IFMT` in bits
+    /// 40 to 47 (its lower byte is 0), handle type and length above.
     pub(super) const SHAPE: usize = 2;
     /// Backing id in the low half, open count in the high half.
     pub(super) const OPENS: usize = 3;
     pub(super) const HANDLE: usize = 4;
+}
+
+/// Whether an inode still has a name, as far as the quota is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It has one.
+    Named,
+    /// It has none and is open: it is charged until its last release.
+    DeletedOpen,
+    /// It has none and is not charged any more.
+    Gone,
+}
+
+impl Life {
+    const SHIFT: u32 = 32;
+    const MASK: u64 = 0xff << Self::SHIFT;
+
+    fn bits(self) -> u64 {
+        let value: u64 = match self {
+            Self::Named => 0,
+            Self::DeletedOpen => 1,
+            Self::Gone => 2,
+        };
+        value << Self::SHIFT
+    }
+
+    fn of(shape: u64) -> Self {
+        match (shape & Self::MASK) >> Self::SHIFT {
+            0 => Self::Named,
+            1 => Self::DeletedOpen,
+            _ => Self::Gone,
+        }
+    }
 }
 
 /// A copy of one line: what an operation needs to know of an inode.
@@ -269,6 +303,24 @@ impl InodeTable {
         Some(inode)
     }
 
+    /// Notes whether an inode still has a name; returns what was noted before, [`Life::Named`] for one that the
+    /// kernel does not know.
+    pub(crate) fn set_life(&self, node: u64, life: Life) -> Life {
+        let shard = self.shard(node).lock();
+        let Some(slot) = shard.find(self, node) else { return Life::Named };
+        let word = &self.line(slot)[word::SHAPE];
+        let shape = word.load(Ordering::Acquire);
+        word.store(shape & !Life::MASK | life.bits(), Ordering::Release);
+        Life::of(shape)
+    }
+
+    /// Returns whether an inode still has a name.
+    pub(crate) fn life(&self, node: u64) -> Life {
+        let shard = self.shard(node).lock();
+        let slot = shard.find(self, node);
+        slot.map_or(Life::Named, |slot| Life::of(self.line(slot)[word::SHAPE].load(Ordering::Acquire)))
+    }
+
     /// Mirrors how often a node is open and under which backing id, for a worker that takes over.
     pub(crate) fn set_opens(&self, node: u64, opens: u32, backing_id: u32) {
         let shard = self.shard(node).lock();
@@ -379,11 +431,11 @@ fn hash(node: u64) -> u64 {
 fn read_inode(line: &Line) -> Inode {
     let shape = line[word::SHAPE].load(Ordering::Acquire);
     let handle = std::array::from_fn(|i| line[word::HANDLE + i].load(Ordering::Acquire));
-    let [_, _, _, _, type_low, type_high, kind, len] = shape.to_le_bytes();
+    let [_, _, _, _, _life, type_high, kind, len] = shape.to_le_bytes();
     Inode {
         node: line[word::NODE].load(Ordering::Acquire),
         generation: (shape & 0xffff_ffff) as u32,
-        file_type: u32::from(u16::from_le_bytes([type_low, type_high])),
+        file_type: u32::from(u16::from_le_bytes([0, type_high])),
         handle: FileHandle::from_words(kind, len, handle),
     }
 }
@@ -395,9 +447,8 @@ fn write_inode(line: &Line, inode: &Inode) {
         place.store(value, Ordering::Release);
     }
     let generation = inode.generation.to_le_bytes();
-    let file_type = (inode.file_type as u16).to_le_bytes();
-    let shape =
-        [generation[0], generation[1], generation[2], generation[3], file_type[0], file_type[1], kind, len];
+    let [_, file_type] = (inode.file_type as u16).to_le_bytes();
+    let shape = [generation[0], generation[1], generation[2], generation[3], 0, file_type, kind, len];
     line[word::SHAPE].store(u64::from_le_bytes(shape), Ordering::Release);
     line[word::NODE].store(inode.node, Ordering::Release);
 }
@@ -448,6 +499,21 @@ mod tests {
         assert_eq!(table.get(20).unwrap(), inode(20, 1));
         assert_eq!(table.forget(20, 1), None);
         assert_eq!(table.get(20).unwrap(), inode(20, 1));
+    }
+
+    #[test]
+    fn life_is_kept_beside_the_identity_and_ends_with_it() {
+        let memory = memory();
+        let table = InodeTable::create(memory.clone(), handle(1), 7).unwrap();
+        table.add_lookup(&inode(20, 0)).unwrap();
+        assert_eq!(table.set_life(20, Life::DeletedOpen), Life::Named);
+        table.add_lookup(&inode(20, 0)).unwrap();
+        assert_eq!(table.get(20).unwrap(), inode(20, 0));
+        let (table, _) = InodeTable::attach(memory, 7);
+        assert_eq!(table.set_life(20, Life::Gone), Life::DeletedOpen);
+        table.add_lookup(&inode(20, 1)).unwrap();
+        assert_eq!(table.life(20), Life::Named);
+        assert_eq!(table.set_life(21, Life::Gone), Life::Named, "unknown");
     }
 
     #[test]

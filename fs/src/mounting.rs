@@ -39,7 +39,10 @@ use root::BackingRoot;
 
 use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{InheritedSession, KeeperLink, OpenedSession, SessionId};
-use crate::session::{OwnershipPolicy, Session, SessionError, SessionOptions, SessionStats};
+use crate::quota::Ledger;
+use crate::session::{
+    Accounting, OwnershipPolicy, Recounted, Seat, Session, SessionError, SessionOptions, SessionStats,
+};
 
 /// How long a session may take to end after its last mount is gone.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -61,8 +64,34 @@ pub(crate) struct MountPlan {
     pub(crate) ownership: OwnershipPolicy,
     pub(crate) threads: usize,
     pub(crate) watch_limit: usize,
+    /// Who pays; `None` where quota is off.
+    pub(crate) payer: Option<Payer>,
     /// Which directory it was when it was registered; `None` for a new workspace.
     pub(crate) expected: Option<ExpectedDirectory>,
+}
+
+/// Who pays for a workspace's files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Payer {
+    /// The owner of the directory.
+    pub(crate) owner: u32,
+    /// The group of users that the owner belongs to.
+    pub(crate) group: Option<String>,
+    /// How to count, if not as the filesystem suggests.
+    pub(crate) accounting: Option<Accounting>,
+}
+
+impl Payer {
+    fn seat(&self, ledger: &Arc<Ledger>, project: &str, root: &BackingRoot) -> Result<Seat, Errno> {
+        Ok(Seat {
+            ledger: ledger.clone(),
+            project: project.to_owned(),
+            owner: self.owner,
+            group: self.group.clone(),
+            pool: rustix::fs::fstat(&root.readable)?.st_dev,
+            accounting: self.accounting,
+        })
+    }
 }
 
 /// A directory as it was when it was guarded last.
@@ -157,7 +186,7 @@ pub(crate) fn owner_of(dir: &Path) -> Result<DirectoryOwner, MountError> {
 ///
 /// # Errors
 /// Nothing is mounted, and no session left, when it fails.
-pub(crate) fn mount(link: &KeeperLink, plan: &MountPlan) -> Result<Mounted, MountError> {
+pub(crate) fn mount(link: &KeeperLink, ledger: &Arc<Ledger>, plan: &MountPlan) -> Result<Mounted, MountError> {
     let table = MountTable::read()?;
     let dir = Place::open(&plan.dir)?;
     check_mount_at(&plan.dir, &table)?;
@@ -170,7 +199,7 @@ pub(crate) fn mount(link: &KeeperLink, plan: &MountPlan) -> Result<Mounted, Moun
     let source = prepare_source(plan, &table)?;
 
     let opened = link.open(&plan.id)?;
-    let attempt = serve_and_attach(link, plan, opened, &root, &source, mount_point.as_ref().unwrap_or(&dir));
+    let attempt = serve_and_attach(link, ledger, plan, opened, &root, &source, mount_point.as_ref().unwrap_or(&dir));
     let (session, keeper_session, device, mounted_at) = attempt?;
     info!(workspace = %plan.id, name = %plan.name, dir = %plan.dir.display(), "workspace mounted");
     Ok(Mounted {
@@ -269,6 +298,7 @@ type Serving = (Session, SessionId, DeviceNumber, Timestamp);
 
 fn serve_and_attach(
     link: &KeeperLink,
+    ledger: &Arc<Ledger>,
     plan: &MountPlan,
     opened: OpenedSession,
     root: &BackingRoot,
@@ -276,7 +306,7 @@ fn serve_and_attach(
     mount_point: &Place,
 ) -> Result<Serving, MountError> {
     let keeper_session = opened.session;
-    let result = serve(link, plan, opened, root).and_then(|(session, mount)| {
+    let result = serve(link, ledger, plan, opened, root).and_then(|(session, mount)| {
         let mounted_at = Timestamp::now();
         match attach_both(mount, source, mount_point) {
             Ok(device) => Ok((session, keeper_session, device, mounted_at)),
@@ -300,6 +330,7 @@ struct SessionNotes {
     ownership: OwnershipPolicy,
     threads: usize,
     watch_limit: usize,
+    payer: Option<Payer>,
     mounted_at: Timestamp,
     source: PathBuf,
     mount_point: PathBuf,
@@ -312,6 +343,7 @@ impl SessionNotes {
             ownership: plan.ownership,
             threads: plan.threads,
             watch_limit: plan.watch_limit,
+            payer: plan.payer.clone(),
             mounted_at: Timestamp::now(),
             source: plan.source(),
             mount_point: plan.mount_point().to_path_buf(),
@@ -328,12 +360,16 @@ impl SessionNotes {
 ///
 /// # Errors
 /// The session is closed then and its mounts are dead; they can be replaced like any others.
-pub(crate) fn take_over(link: &KeeperLink, inherited: InheritedSession) -> Result<Mounted, MountError> {
+pub(crate) fn take_over(
+    link: &KeeperLink,
+    ledger: &Arc<Ledger>,
+    inherited: InheritedSession,
+) -> Result<Mounted, MountError> {
     let keeper_session = inherited.session;
-    serve_again(inherited).inspect_err(|_| close(link, keeper_session))
+    serve_again(ledger, inherited).inspect_err(|_| close(link, keeper_session))
 }
 
-fn serve_again(inherited: InheritedSession) -> Result<Mounted, MountError> {
+fn serve_again(ledger: &Arc<Ledger>, inherited: InheritedSession) -> Result<Mounted, MountError> {
     let notes: SessionNotes = serde_json::from_str(&inherited.notes)
         .map_err(|error| MountError::MountTable(std::io::Error::other(error)))?;
     let root = BackingRoot::from_clone(inherited.root, &notes.mount_point)?;
@@ -347,11 +383,14 @@ fn serve_again(inherited: InheritedSession) -> Result<Mounted, MountError> {
     let shown = [&notes.source, &notes.mount_point]
         .into_iter()
         .find_map(|path| table.top_at(path).filter(|entry| entry.is_wsguard()).map(|entry| entry.device));
+    let seat = notes.payer.as_ref().map(|payer| payer.seat(ledger, &inherited.workspace, &root)).transpose();
     let options = SessionOptions {
         name: notes.name.clone(),
         ownership: notes.ownership,
         threads: notes.threads,
         watch_limit: notes.watch_limit,
+        seat: seat.map_err(|errno| path_error("look at", &notes.mount_point, errno))?,
+        visitors: None,
     };
     // Last, because from here on it answers.
     let session = Session::start(inherited.device, inherited.state, copy, options)?;
@@ -372,6 +411,7 @@ fn serve_again(inherited: InheritedSession) -> Result<Mounted, MountError> {
 /// Starts the session on a superblock that is attached nowhere. Returns both.
 fn serve(
     link: &KeeperLink,
+    ledger: &Arc<Ledger>,
     plan: &MountPlan,
     opened: OpenedSession,
     root: &BackingRoot,
@@ -379,11 +419,14 @@ fn serve(
     let copy = rustix::io::fcntl_dupfd_cloexec(&root.clone, 3)
         .map_err(|errno| path_error("copy the descriptor of", &plan.dir, errno))?;
     let mount = superblock::create(opened.device.as_fd(), &plan.name)?;
+    let seat = plan.payer.as_ref().map(|payer| payer.seat(ledger, &plan.id, root)).transpose();
     let options = SessionOptions {
         name: plan.name.clone(),
         ownership: plan.ownership,
         threads: plan.threads,
         watch_limit: plan.watch_limit,
+        seat: seat.map_err(|errno| path_error("look at", &plan.dir, errno))?,
+        visitors: None,
     };
     let notes = SessionNotes::of(plan).to_text();
     let session = Session::start(opened.device, opened.state, copy, options)?;

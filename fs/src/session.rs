@@ -6,6 +6,8 @@
 //! No thread is pinned, the device is not cloned (requests under way on a clone die with the worker), and there
 //! are never more threads than CPUs granted: the cost of a request is the wake-up.
 
+mod books;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,14 +17,17 @@ use wsguard_api::{Coherence, DataPath};
 
 use crate::backing::Backing;
 use crate::fs::GuardFs;
-pub use crate::fs::OwnershipPolicy;
+pub(crate) use crate::fs::Seat;
+pub use crate::fs::{Accounting, OwnershipPolicy, Recounted, TreeVisitor};
 use crate::fuse::connection;
 use crate::state::Found;
 use crate::sys::device::FuseDevice;
 use crate::watcher::StartedBy;
 
+pub use books::{LastRecount, VisitorFactory};
+
 /// How a session serves.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SessionOptions {
     /// The workspace's name, for thread names and logs.
     pub name: String,
@@ -32,6 +37,10 @@ pub struct SessionOptions {
     pub threads: usize,
     /// Directories that are watched for foreign edits at most.
     pub watch_limit: usize,
+    /// Who pays for the files; `None` where nothing is counted.
+    pub(crate) seat: Option<Seat>,
+    /// Sees every entry whenever the project is counted.
+    pub visitors: Option<VisitorFactory>,
 }
 
 /// Why a session could not start or ended.
@@ -87,6 +96,7 @@ pub struct SessionStats {
 pub struct Session {
     name: String,
     fs: Arc<GuardFs>,
+    books: Option<books::Books>,
     thread: JoinHandle<std::io::Result<()>>,
 }
 
@@ -115,12 +125,18 @@ impl Session {
         let own_device = Arc::new(FuseDevice::new(device.try_clone().map_err(connection_error)?));
         let (fs, session, started_by) = match found {
             Found::Fresh => {
-                let fs = GuardFs::new(backing, memory, own_device, options.ownership).map_err(table_error)?;
+                let fs = GuardFs::new(backing, memory, own_device, options.ownership, options.seat).map_err(table_error)?;
                 let fs = Arc::new(fs);
                 (fs.clone(), connection::connect(fs, device, options.threads), StartedBy::Mount)
             }
             Found::Tables { capabilities } => {
-                let fs = Arc::new(GuardFs::attach(backing, memory, own_device.clone(), options.ownership));
+                let fs = Arc::new(GuardFs::attach(
+                    backing,
+                    memory,
+                    own_device.clone(),
+                    options.ownership,
+                    options.seat,
+                ));
                 let session = connection::reconnect(fs.clone(), &own_device, capabilities, options.threads);
                 (fs, session, StartedBy::Takeover)
             }
@@ -131,7 +147,12 @@ impl Session {
             .spawn(move || session.run())
             .map_err(connection_error)?;
         fs.start_watching(options.watch_limit, started_by);
-        Ok(Self { name, fs, thread })
+        let must_count = started_by == StartedBy::Mount;
+        let books = match &fs.account() {
+            Some(_) => Some(books::Books::start(fs.clone(), must_count, options.visitors).map_err(connection_error)?),
+            None => None,
+        };
+        Ok(Self { name, fs, books, thread })
     }
 
     /// Returns the numbers for `status`.
@@ -159,6 +180,25 @@ impl Session {
         self.fs.coherence()
     }
 
+    /// Counts the project now; takes seconds for a million files.
+    ///
+    /// # Errors
+    /// Why it cannot be counted, as a sentence.
+    pub fn recount(&self) -> Result<Recounted, String> {
+        let books = self.books.as_ref().ok_or("quota is off in this workspace")?;
+        books.recount()
+    }
+
+    /// Returns what the last recount found.
+    pub fn last_recount(&self) -> Option<LastRecount> {
+        self.books.as_ref().and_then(books::Books::last)
+    }
+
+    /// Returns how bytes are counted, if they are.
+    pub fn accounting(&self) -> Option<Accounting> {
+        self.fs.accounting()
+    }
+
     /// Whether the superblock is gone and nothing is served any more.
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
@@ -179,6 +219,9 @@ impl Session {
     pub fn join(self) -> Result<(), SessionError> {
         let name = self.name;
         let result = self.thread.join();
+        if let Some(books) = &self.books {
+            books.stop();
+        }
         self.fs.stop();
         match result {
             Ok(Ok(())) => Ok(()),

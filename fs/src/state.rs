@@ -56,6 +56,10 @@ pub(crate) mod mark {
     pub(crate) const INODES: usize = super::MARKS.first;
     pub(crate) const FILES: usize = super::MARKS.first + 1;
     pub(crate) const JOURNAL: usize = super::MARKS.first + 2;
+    /// What the project is charged for; all words are 0 where a worker before quotas wrote the table.
+    pub(crate) const QUOTA: usize = super::MARKS.first + 3;
+    /// Changes under way that are not booked yet.
+    pub(crate) const UNBOOKED: usize = super::MARKS.first + 4;
 }
 
 const TOTAL_BYTES: usize = (INODES.first + INODES.lines) * LINE_BYTES;

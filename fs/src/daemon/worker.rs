@@ -27,6 +27,7 @@ use crate::keeper_link::{
     Channel, ChannelError, History, InheritedSession, KeeperLink, Order, PROTOCOL_VERSION, Past, SessionId,
     ToKeeper, ToWorker,
 };
+use crate::quota::Ledger;
 use crate::sys::signals::{Signal, Signals};
 use crate::workspaces::{Driver, Job, Jobs, Registry};
 
@@ -175,6 +176,7 @@ impl Worker {
             catalog,
             Arc::clone(&link),
             Arc::clone(&registry),
+            Ledger::new(),
             jobs.clone(),
             own_pids,
         );

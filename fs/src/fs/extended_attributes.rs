@@ -30,7 +30,9 @@ impl GuardFs {
         identity::assume_nobody()?;
         let flags = u32::try_from(flags).ok().and_then(XattrFlags::from_bits).ok_or(Errno::INVAL)?;
         let fd = self.node_fd(node)?;
+        // Large values take a block of their own, which counts as the file's.
         let set = || rustix::fs::setxattr(proc_path(borrow(&fd)), name, value, flags);
+        let set = || self.charged_change(node, borrow(&fd), set);
         // An access ACL clears the setgid bit unless the caller is in the file's group or holds CAP_FSETID
         // (`posix_acl_update_mode`); the request does not say which.
         if name == "system.posix_acl_access" {
@@ -52,7 +54,7 @@ impl GuardFs {
         }
         identity::assume_nobody()?;
         let fd = self.node_fd(node)?;
-        rustix::fs::removexattr(proc_path(borrow(&fd)), name)
+        self.charged_change(node, borrow(&fd), || rustix::fs::removexattr(proc_path(borrow(&fd)), name))
     }
 
     /// Reads an attribute's value into `buffer`; with an empty buffer only returns its length.

@@ -23,9 +23,10 @@ use crate::config::Config;
 use crate::error_chain::one_line;
 use crate::keeper_link::KeeperLink;
 use crate::mounting::{
-    self, ExpectedDirectory, MountError, MountPlan, Mounted, Presence, check_form, check_name, check_overlap,
+    self, ExpectedDirectory, MountError, MountPlan, Mounted, Payer, Presence, check_form, check_name, check_overlap,
     check_own,
 };
+use crate::quota::Ledger;
 use crate::roots_watch::RootsWatch;
 use crate::session::OwnershipPolicy;
 
@@ -70,6 +71,7 @@ pub(crate) struct Driver {
     pub(super) catalog: Catalog,
     pub(super) link: Arc<KeeperLink>,
     pub(super) registry: Arc<Registry>,
+    pub(super) ledger: Arc<Ledger>,
     pub(super) jobs: Jobs,
     /// Never counted among the users of a mount.
     pub(super) own_pids: Vec<u32>,
@@ -92,6 +94,7 @@ impl Driver {
         catalog: Catalog,
         link: Arc<KeeperLink>,
         registry: Arc<Registry>,
+        ledger: Arc<Ledger>,
         jobs: Jobs,
         own_pids: Vec<u32>,
     ) -> Self {
@@ -103,6 +106,7 @@ impl Driver {
             catalog,
             link,
             registry,
+            ledger,
             jobs,
             own_pids,
             lingering: Vec::new(),
@@ -366,7 +370,7 @@ impl Driver {
         }
         self.write_sidecar(&record);
         let former = self.former_superblocks(&record);
-        match mounting::mount(&self.link, &self.plan(&record)) {
+        match mounting::mount(&self.link, &self.ledger, &self.plan(&record)) {
             Ok(mounted) => {
                 self.note_superseded(&record, mounted.device(), former);
                 self.enter(record, mounted, noted)
@@ -417,6 +421,7 @@ impl Driver {
             },
             threads: self.config.threads,
             watch_limit: self.config.watch_directories,
+            payer: Some(Payer { owner: record.owner_uid, group: None, accounting: None }),
             expected: record
                 .identity
                 .clone()

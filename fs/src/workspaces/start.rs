@@ -68,7 +68,7 @@ impl Driver {
 
     fn take_over(&self, inherited: InheritedSession) -> Option<(String, Mounted)> {
         let id = inherited.workspace.clone();
-        match mounting::take_over(&self.link, inherited) {
+        match mounting::take_over(&self.link, &self.ledger, inherited) {
             Ok(mounted) => Some((id, mounted)),
             Err(error) => {
                 error!(workspace = %id, error = %one_line(&error), "session cannot be taken over; its mounts are dead");
