@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -41,7 +43,7 @@ use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{InheritedSession, KeeperLink, OpenedSession, SessionId};
 use crate::quota::Ledger;
 use crate::session::{
-    Accounting, OwnershipPolicy, Recounted, Seat, Session, SessionError, SessionOptions, SessionStats,
+    Accounting, OwnershipPolicy, Seat, Session, SessionError, SessionOptions, SessionStats,
 };
 
 /// How long a session may take to end after its last mount is gone.
@@ -186,7 +188,11 @@ pub(crate) fn owner_of(dir: &Path) -> Result<DirectoryOwner, MountError> {
 ///
 /// # Errors
 /// Nothing is mounted, and no session left, when it fails.
-pub(crate) fn mount(link: &KeeperLink, ledger: &Arc<Ledger>, plan: &MountPlan) -> Result<Mounted, MountError> {
+pub(crate) fn mount(
+    link: &KeeperLink,
+    ledger: &Arc<Ledger>,
+    plan: &MountPlan,
+) -> Result<Mounted, MountError> {
     let table = MountTable::read()?;
     let dir = Place::open(&plan.dir)?;
     check_mount_at(&plan.dir, &table)?;
@@ -199,7 +205,8 @@ pub(crate) fn mount(link: &KeeperLink, ledger: &Arc<Ledger>, plan: &MountPlan) -
     let source = prepare_source(plan, &table)?;
 
     let opened = link.open(&plan.id)?;
-    let attempt = serve_and_attach(link, ledger, plan, opened, &root, &source, mount_point.as_ref().unwrap_or(&dir));
+    let attempt =
+        serve_and_attach(link, ledger, plan, opened, &root, &source, mount_point.as_ref().unwrap_or(&dir));
     let (session, keeper_session, device, mounted_at) = attempt?;
     info!(workspace = %plan.id, name = %plan.name, dir = %plan.dir.display(), "workspace mounted");
     Ok(Mounted {

@@ -125,7 +125,8 @@ impl Session {
         let own_device = Arc::new(FuseDevice::new(device.try_clone().map_err(connection_error)?));
         let (fs, session, started_by) = match found {
             Found::Fresh => {
-                let fs = GuardFs::new(backing, memory, own_device, options.ownership, options.seat).map_err(table_error)?;
+                let fs = GuardFs::new(backing, memory, own_device, options.ownership, options.seat)
+                    .map_err(table_error)?;
                 let fs = Arc::new(fs);
                 (fs.clone(), connection::connect(fs, device, options.threads), StartedBy::Mount)
             }
@@ -149,7 +150,9 @@ impl Session {
         fs.start_watching(options.watch_limit, started_by);
         let must_count = started_by == StartedBy::Mount;
         let books = match &fs.account() {
-            Some(_) => Some(books::Books::start(fs.clone(), must_count, options.visitors).map_err(connection_error)?),
+            Some(_) => Some(
+                books::Books::start(fs.clone(), must_count, options.visitors).map_err(connection_error)?,
+            ),
             None => None,
         };
         Ok(Self { name, fs, books, thread })

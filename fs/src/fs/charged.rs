@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use rustix::fs::{OFlags, StatVfs};
 use rustix::io::Errno;
 
-use super::charging::{Accounting, Names};
+use super::charging::{Accounting, Mapper, Names};
 use super::{GuardFs, borrow};
 use crate::backing::{Backing, Stat, stat_of};
 use crate::inode::Life;
-use crate::quota::{Account, Cells, HostSpace, Ledger, ScopeKey};
+use crate::quota::{Account, Cells, HostSpace, Ledger};
 use crate::state::mark;
 use crate::sys::handle::FileHandle;
 use crate::sys::shared_memory::SharedMemory;
@@ -177,9 +177,10 @@ impl GuardFs {
             if !open_file.may_be_mapped_writable() {
                 return;
             }
-            let begun = open_file
-                .file(self)
-                .and_then(|file| charging.begin_mapping(open_file.node, open_file.charge(charging), file.as_fd()));
+            let charge = open_file.charge(charging);
+            let begun = open_file.file(self).and_then(|file| {
+                charging.begin_mapping(open_file.node, charge, file.as_fd(), Mapper::Inherited)
+            });
             if let Err(errno) = begun {
                 tracing::warn!(ino = open_file.node, %errno, "no space is held for a file that may be mapped");
             }
@@ -196,13 +197,15 @@ impl GuardFs {
         let unit = stat.f_frsize.max(1);
         let host = HostSpace {
             total_bytes: stat.f_blocks.saturating_mul(unit),
-            free_bytes: stat.f_bavail.saturating_mul(unit),
+            free_bytes: stat.f_bfree.saturating_mul(unit),
+            available_bytes: stat.f_bavail.saturating_mul(unit),
             total_inodes: stat.f_files,
             free_inodes: stat.f_favail,
         };
-        let Some(shown) = charging.account().statfs(host) else { return Ok(stat) };
-        (stat.f_blocks, stat.f_bfree, stat.f_bavail) = (shown.blocks, shown.free, shown.available);
-        (stat.f_files, stat.f_ffree, stat.f_favail) = (shown.inodes, shown.free_inodes, shown.free_inodes);
+        let shown = charging.account().statfs(host);
+        (stat.f_blocks, stat.f_bfree, stat.f_bavail) =
+            (shown.blocks, shown.blocks_free, shown.blocks_available);
+        (stat.f_files, stat.f_ffree, stat.f_favail) = (shown.files, shown.files_free, shown.files_free);
         (stat.f_bsize, stat.f_frsize) = (4096, 4096);
         Ok(stat)
     }

@@ -15,16 +15,19 @@
 //! Locks, in this order: the namespace gate (shared by all changes of names, taken exclusively for an instant by a
 //! recount that publishes), a shard of the table, one entry, a shard of the recount.
 
+mod names;
+
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use rustix::io::Errno;
 
+pub(super) use self::names::Names;
 use super::recount::Recount;
 use crate::backing::Stat;
 use crate::quota::{Account, Refusal, Reservation};
@@ -93,6 +96,15 @@ pub(super) struct Charge {
     dense_end: AtomicU64,
     /// It may change once more when it is written back.
     glows: AtomicBool,
+}
+
+/// An open for reading and writing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mapper {
+    /// It is being opened.
+    New,
+    /// A worker before this one has opened it; what was granted then is not refused now.
+    Inherited,
 }
 
 /// How a file that is not open is reached.
@@ -399,13 +411,7 @@ impl Charging {
     }
 
     /// Looks at the inode again and books the difference to what was charged.
-    fn settle(
-        &self,
-        node: u64,
-        charge: &Charge,
-        file: BorrowedFd<'_>,
-        reservation: Option<Reservation<'_>>,
-    ) {
+    fn settle(&self, node: u64, charge: &Charge, file: BorrowedFd<'_>, reservation: Option<Reservation<'_>>) {
         let mut state = charge.state.lock();
         let stat = match rustix::fs::fstat(file) {
             Ok(stat) => stat,
@@ -429,11 +435,12 @@ impl Charging {
         if let Some(mut counted) = counted {
             counted.set(node, bytes, 1);
         }
-        drop(recount);
         state.bytes = Some(bytes);
         state.size = size;
         state.changed = Some(Instant::now());
-        charge.glows.store(bytes > SELF_CONTAINED || self.accounting != Accounting::Allocated, Ordering::Relaxed);
+        charge
+            .glows
+            .store(bytes > SELF_CONTAINED || self.accounting != Accounting::Allocated, Ordering::Relaxed);
         charge.dense_end.store(if bytes >= ceil_block(size) { size } else { 0 }, Ordering::Release);
         if state.mappers > 0 || state.hold > 0 {
             let wanted = if state.mappers > 0 { ceil_block(size).saturating_sub(bytes) } else { 0 };
@@ -450,12 +457,19 @@ impl Charging {
             return Ok(());
         }
         let gap = floor_block(offset).saturating_sub(ceil_block(state.size));
-        if gap == 0 { Ok(()) } else { let hold = state.hold + gap; self.change_hold(&mut state, hold) }
+        if gap == 0 {
+            Ok(())
+        } else {
+            let hold = state.hold + gap;
+            self.change_hold(&mut state, hold)
+        }
     }
 
     fn change_hold(&self, state: &mut Charged, wanted: u64) -> Result<(), Errno> {
         if state.hold != wanted {
-            self.account.adjust_hold(state.hold, wanted).map_err(|refusal| errno_of(&refusal))?;
+            // Whatever is held belongs to a file that may become as large as it looks.
+            let end = state.size.max(wanted);
+            self.account.adjust_hold(state.hold, wanted, end).map_err(|refusal| errno_of(&refusal))?;
             state.hold = wanted;
         }
         Ok(())
@@ -466,11 +480,24 @@ impl Charging {
     ///
     /// # Errors
     /// `EDQUOT` or `ENOSPC` when they do not fit; as fstat(2).
-    pub(super) fn begin_mapping(&self, node: u64, charge: &Charge, file: BorrowedFd<'_>) -> Result<(), Errno> {
+    pub(super) fn begin_mapping(
+        &self,
+        node: u64,
+        charge: &Charge,
+        file: BorrowedFd<'_>,
+        mapper: Mapper,
+    ) -> Result<(), Errno> {
         self.look(node, charge, file)?;
         let mut state = charge.state.lock();
         let wanted = ceil_block(state.size).saturating_sub(state.bytes.unwrap_or(0));
-        self.change_hold(&mut state, wanted)?;
+        match mapper {
+            Mapper::New => self.change_hold(&mut state, wanted)?,
+            Mapper::Inherited if state.hold == 0 => {
+                self.account.adopt_hold(wanted);
+                state.hold = wanted;
+            }
+            Mapper::Inherited => {}
+        }
         state.mappers += 1;
         Ok(())
     }
@@ -495,7 +522,7 @@ impl Charging {
 
     /// Takes part in a change of names. While the guard lives no recount is published.
     pub(super) fn begin_names(&self) -> Names<'_> {
-        Names { charging: self, _shared: self.gate.read(), pending: None }
+        Names::begin_in(self)
     }
 
     /// Runs `publish` while no change of names is under way.
@@ -520,9 +547,7 @@ impl Charging {
 
     /// Returns what is charged for an inode, if it has an entry.
     pub(super) fn charged(&self, node: u64) -> Option<u64> {
-        let charge = self.find(node)?;
-        let bytes = charge.state.lock().bytes;
-        bytes
+        self.find(node).and_then(|charge| charge.state.lock().bytes)
     }
 
     /// Lets go of an entry that nobody holds and under which nothing was changed.
@@ -607,6 +632,7 @@ impl Charging {
         let Some(booked) = state.bytes else { return true };
         let bytes = self.accounting.charge(&stat);
         if bytes != booked {
+            let _pending = self.pending();
             let recount = self.recount.load();
             let counted = recount.as_ref().map(|recount| recount.lock(node));
             self.account.settle(signed(bytes) - signed(booked), 0);
@@ -619,66 +645,6 @@ impl Charging {
             charge.dense_end.store(dense_end, Ordering::Release);
         }
         true
-    }
-}
-
-/// A change of names under way.
-pub(super) struct Names<'a> {
-    charging: &'a Charging,
-    _shared: RwLockReadGuard<'a, ()>,
-    pending: Option<Pending<'a>>,
-}
-
-impl<'a> Names<'a> {
-    /// Reserves a new inode.
-    ///
-    /// # Errors
-    /// `EDQUOT` or `ENOSPC` when there is none left.
-    pub(super) fn admit_inode(&mut self) -> Result<Reservation<'a>, Errno> {
-        self.begin();
-        self.charging.account.reserve(0, 0, 1, 0).map_err(|refusal| errno_of(&refusal))
-    }
-
-    /// Marks a change that takes no inode as under way.
-    pub(super) fn begin(&mut self) {
-        self.pending.get_or_insert_with(|| self.charging.pending());
-    }
-
-    /// Books a new inode that is not a regular file, or an empty one.
-    pub(super) fn created(&self, node: u64, reservation: Reservation<'_>) {
-        let recount = self.charging.recount.load();
-        let counted = recount.as_ref().map(|recount| recount.lock(node));
-        reservation.settle(0, 1);
-        if let Some(mut counted) = counted {
-            counted.set(node, 0, 1);
-        }
-    }
-
-    /// Books an inode that is gone: nothing refers to it any more.
-    pub(super) fn gone(&self, node: u64, bytes: u64) {
-        let recount = self.charging.recount.load();
-        let counted = recount.as_ref().map(|recount| recount.lock(node));
-        self.charging.account.settle(-signed(bytes), -1);
-        if let Some(mut counted) = counted {
-            counted.set(node, 0, 0);
-        }
-    }
-
-    /// Books an inode again that was booked as gone and is open now after all.
-    pub(super) fn back(&self, node: u64, bytes: u64) {
-        let recount = self.charging.recount.load();
-        let counted = recount.as_ref().map(|recount| recount.lock(node));
-        self.charging.account.settle(signed(bytes), 1);
-        if let Some(mut counted) = counted {
-            counted.set(node, bytes, 1);
-        }
-    }
-
-    /// Tells a recount of an inode that may have moved from where it has not looked yet to where it has.
-    pub(super) fn moved(&self, node: u64, stat: &Stat) {
-        if let Some(recount) = &*self.charging.recount.load() {
-            self.charging.count(recount, node, stat);
-        }
     }
 }
 

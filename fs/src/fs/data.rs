@@ -156,7 +156,8 @@ impl GuardFs {
         origin: WriteOrigin,
         how: WriteMode,
     ) -> Result<usize, Errno> {
-        let write = |data| self.reclaim.retry_when_full(|| self.write_now(open_file, offset, data, origin, how));
+        let write =
+            |data| self.reclaim.retry_when_full(|| self.write_now(open_file, offset, data, origin, how));
         let Some(charging) = &self.charging else { return write(data) };
         let file = open_file.file(self)?;
         let charge = open_file.charge(charging);
@@ -258,7 +259,10 @@ impl GuardFs {
         length: u64,
     ) -> Result<(), Errno> {
         let counts_beyond = charging.accounting() == Accounting::Allocated;
-        if counts_beyond || offset.saturating_add(length) <= size_of(file)? {
+        if counts_beyond
+            || !charging.account().limits_bytes()
+            || offset.saturating_add(length) <= size_of(file)?
+        {
             return Ok(());
         }
         Err(Errno::OPNOTSUPP)
@@ -301,12 +305,12 @@ impl GuardFs {
         if !target.is_writer() {
             return Err(Errno::BADF);
         }
-        let copy = |length| {
-            self.reclaim.retry_when_full(|| self.copy_now(&source, &target, (from.1, to.1), length))
-        };
+        let copy =
+            |length| self.reclaim.retry_when_full(|| self.copy_now(&source, &target, (from.1, to.1), length));
         let Some(charging) = &self.charging else { return copy(length) };
         // Only what there is to copy is reserved.
-        let length = length.min(MAX_COPY_BYTES).min(size_of(source.file(self)?.as_fd())?.saturating_sub(from.1));
+        let length =
+            length.min(MAX_COPY_BYTES).min(size_of(source.file(self)?.as_fd())?.saturating_sub(from.1));
         let file = target.file(self)?;
         let (node, charge, file) = (target.node, target.charge(charging), file.as_fd());
         let admitted =

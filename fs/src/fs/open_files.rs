@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::charging::{Charge, Charging, Names};
+use super::charging::{Charge, Charging, Mapper, Names};
 use super::kept_fd::{FileRef, KeptFd};
 use super::{Caller, Entry as NodeEntry, GuardFs, borrow};
 use crate::backing::stat_of;
@@ -79,7 +79,7 @@ impl OpenFile {
     }
 
     /// Whether it was opened for reading and writing, so that a shared mapping may write unseen.
-    fn may_be_mapped_writable(&self) -> bool {
+    pub(super) fn may_be_mapped_writable(&self) -> bool {
         self.flags & OFlags::ACCMODE == OFlags::RDWR
     }
 
@@ -453,7 +453,7 @@ impl GuardFs {
     fn begin_mapping(&self, node: u64, inode: &OpenInodeState, file: Option<&OwnedFd>) -> Result<(), Errno> {
         let (Some(charging), Some(file)) = (&self.charging, file) else { return Ok(()) };
         let charge = inode.charge.get_or_init(|| charging.entry(node));
-        self.retry_when_over(|| charging.begin_mapping(node, charge, file.as_fd()))
+        self.retry_when_over(|| charging.begin_mapping(node, charge, file.as_fd(), Mapper::New))
     }
 
     fn end_mapping(&self, node: u64, was_mapped: bool, inode: &OpenInodeState, file: Option<BorrowedFd<'_>>) {

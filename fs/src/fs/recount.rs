@@ -6,8 +6,8 @@
 //! them, directories are walked once more. At the end the sum of all entries is `used`, exactly, and takes its place
 //! in an instant in which no change of names is under way ([`super::charging`]).
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,10 +81,7 @@ impl Entries<'_> {
 
 impl Recount {
     fn new(root: (u64, FileHandle)) -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            pending: Mutex::new(vec![root]),
-        }
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), pending: Mutex::new(vec![root]) }
     }
 
     /// Locks the entries that an inode belongs to.
@@ -95,6 +92,10 @@ impl Recount {
     /// Enters what an inode is charged from now on.
     pub(super) fn set(&self, node: u64, bytes: u64, inodes: u32) {
         self.lock(node).set(node, bytes, inodes);
+    }
+
+    fn next_directory(&self) -> Option<(u64, FileHandle)> {
+        self.pending.lock().pop()
     }
 
     /// Has a directory walked (again).
@@ -126,7 +127,7 @@ impl GuardFs {
         let end = scopeguard::guard((), |()| charging.recount.store(None));
         self.count_deleted(&recount);
         charging.count(&recount, self.inode_number(self.backing.root_stat())?, self.backing.root_stat());
-        while let Some((ino, handle)) = { let next = recount.pending.lock().pop(); next } {
+        while let Some((ino, handle)) = recount.next_directory() {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }

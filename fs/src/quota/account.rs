@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::meter::FileClass;
+use super::meter::{FileClass, UNLIMITED};
 use super::refusal::Refusal;
 use super::scope::{Scope, smallest_grant};
 use super::space::{self, HostSpace, Statfs};
@@ -92,6 +92,11 @@ impl Account {
             scope.meter(Dimension::Bytes).add(bytes);
         }
         self.add_held(bytes);
+    }
+
+    /// Whether any scope limits bytes.
+    pub(crate) fn limits_bytes(&self) -> bool {
+        self.chain.iter().any(|scope| scope.book.lock().limit_caps(Dimension::Bytes).small != UNLIMITED)
     }
 
     /// Whether use is assumed rather than counted.

@@ -67,6 +67,12 @@ impl Tables {
     }
 }
 
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").finish_non_exhaustive()
+    }
+}
+
 impl Ledger {
     /// Makes an empty ledger.
     pub(crate) fn new() -> Arc<Self> {

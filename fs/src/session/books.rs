@@ -76,8 +76,11 @@ impl Books {
         visitors: Option<VisitorFactory>,
     ) -> std::io::Result<Self> {
         let desk = Desk { asked: u64::from(must_count), ..Desk::default() };
-        let shared =
-            Arc::new(Shared { desk: Mutex::new(desk), changed: Condvar::new(), stop: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            desk: Mutex::new(desk),
+            changed: Condvar::new(),
+            stop: AtomicBool::new(false),
+        });
         let keeper = BookKeeper {
             seen_edits: fs.foreign_edits(),
             fs,
