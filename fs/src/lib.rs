@@ -25,6 +25,7 @@ mod journal;
 mod keeper_link;
 mod mount_users;
 mod mounting;
+mod policy;
 mod rebind;
 mod roots_watch;
 pub mod session;
