@@ -22,7 +22,7 @@ const IMPORTERS: &[(&str, &[&str])] = &[
 const LAYERS: &[(&[&str], Peers)] = &[
     (&["error_chain", "sys", "config", "catalog", "keeper_link", "roots_watch"], Peers::Strangers),
     (&["state"], Peers::Strangers),
-    (&["backing", "inode", "handle", "journal", "watcher"], Peers::Strangers),
+    (&["backing", "inode", "handle", "journal", "quota", "watcher"], Peers::Strangers),
     (&["fs"], Peers::Strangers),
     (&["fuse"], Peers::Strangers),
     (&["session"], Peers::Strangers),
