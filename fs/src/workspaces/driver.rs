@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use wsguard_api::{ApiError, ErrorCode, MountRequest, Ownership, Workspace};
 
 use super::jobs::{Job, Jobs, Reply};
+use super::quota::QuotaState;
 use super::rebinding::Rebinding;
 use super::registry::{Entry, Registry, Standing};
 use crate::catalog::{Catalog, CatalogError, WantedState, WorkspaceRecord};
@@ -77,6 +78,7 @@ pub(crate) struct Driver {
     pub(super) refusals: HashMap<PathBuf, Refusal>,
     pub(super) roots_watch: RootsWatch,
     pub(super) rebinding: Rebinding,
+    pub(super) quota: QuotaState,
     last_tick: Option<Instant>,
     search_at: Instant,
     /// No search before, whatever appears.
@@ -109,6 +111,7 @@ impl Driver {
             refusals: HashMap::new(),
             roots_watch: RootsWatch::new(wake),
             rebinding: Rebinding::default(),
+            quota: QuotaState::default(),
             last_tick: None,
             search_at: Instant::now(),
             next_search: Instant::now(),
@@ -136,6 +139,8 @@ impl Driver {
                 Ok(Job::Mount(request, reply)) => answer(reply, self.mount_request(request)),
                 Ok(Job::MountAll(reply)) => answer(reply, Ok(self.mount_all())),
                 Ok(Job::Unmount(id, after, reply)) => answer(reply, self.unmount_request(&id, after)),
+                Ok(Job::Quota(uid, request, reply)) => answer(reply, self.quota_request(uid, &request)),
+                Ok(Job::QuotaAudit(most, reply)) => answer(reply, self.quota_audit(most)),
                 Ok(Job::SearchRoots) => {
                     let soon = Instant::now() + SEARCH_DELAY;
                     self.search_at = self.search_at.min(soon.max(self.next_search));
@@ -171,6 +176,7 @@ impl Driver {
     fn tick(&mut self) {
         self.finish_lingering();
         self.look_after_mounts();
+        self.tick_quota();
         if self.last_alive.elapsed() >= ALIVE_INTERVAL {
             self.note_alive();
         }
@@ -365,6 +371,7 @@ impl Driver {
             self.catalog.put(&record).map_err(|error| catalog_error(&error))?;
         }
         self.write_sidecar(&record);
+        self.tell_ledger_of(&record);
         let former = self.former_superblocks(&record);
         match mounting::mount(&self.link, &self.plan(&record)) {
             Ok(mounted) => {
