@@ -1,12 +1,15 @@
 //! The registry of workspaces on disk: `<state>/catalog.sqlite`.
 //!
-//! It holds what cannot be found out again: which directories are guarded, as whom, and until when somebody
-//! watched them. Nothing in it is needed to read a user's files. Written by the driver thread only, a few rows
-//! a minute; WAL with `synchronous=FULL`, so an answered request survives a power cut.
+//! It holds what cannot be found out again: which directories are guarded, as whom, until when somebody watched
+//! them, and the quota policy with its audit. Nothing in it is needed to read a user's files. Written by the driver
+//! thread, a few rows a minute, and by whoever keeps the counters of quota ([`CounterStore`], its own connection);
+//! WAL with `synchronous=FULL`, so an answered request survives a power cut.
 //!
 //! A file that cannot be opened or fails its integrity check is moved aside, never deleted, and an empty
 //! registry takes its place; one written by a newer version is refused and left alone.
 
+mod counters;
+mod quota;
 mod rows;
 mod schema;
 
@@ -15,6 +18,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
+pub(crate) use counters::Counters;
+pub(crate) use quota::{Dimension, GraceRow, NewAudit, QuotaRows};
 pub(crate) use rows::{DirectoryIdentity, WantedState, WorkspaceRecord};
 
 /// The file's name below the state directory.

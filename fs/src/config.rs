@@ -28,6 +28,9 @@ const FEWEST_THREADS: usize = 2;
 /// Most FUSE threads that can be asked for.
 const MOST_THREADS: usize = 64;
 
+/// Who may set quotas besides root.
+const DEFAULT_ADMIN_GROUP: &str = "wsguard-admin";
+
 /// How long a worker may give no sign of life by default.
 const DEFAULT_WATCHDOG: Duration = Duration::from_secs(5);
 
@@ -40,6 +43,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("workspaces", &["roots"]),
     ("mount", &["threads"]),
     ("watch", &["max-directories"]),
+    ("quota", &["admin-group"]),
     ("log", &["level", "format"]),
 ];
 
@@ -130,6 +134,8 @@ pub struct Config {
     pub threads: usize,
     /// Directories watched per workspace.
     pub watch_directories: usize,
+    /// Members of this group of the operating system, by name or number, may set quotas, as root may.
+    pub admin_group: String,
     /// A filter as `tracing` understands it, such as `info` or `wsguard_fs=debug`.
     pub log_level: String,
     /// How log lines look.
@@ -143,6 +149,7 @@ struct File {
     workspaces: WorkspacesTable,
     mount: MountTable,
     watch: WatchTable,
+    quota: QuotaTable,
     log: LogTable,
 }
 
@@ -170,6 +177,12 @@ struct MountTable {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct WatchTable {
     max_directories: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct QuotaTable {
+    admin_group: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -250,6 +263,7 @@ fn resolve(
         watchdog: checked_watchdog(file.daemon.watchdog_seconds, lines)?,
         threads: checked_threads(file.mount.threads, lines)?,
         watch_directories: file.watch.max_directories.unwrap_or(DEFAULT_WATCH_DIRECTORIES),
+        admin_group: file.quota.admin_group.unwrap_or_else(|| DEFAULT_ADMIN_GROUP.to_owned()),
         log_level: checked_level(env_level, file.log.level, lines)?,
         log_format: file.log.format,
     })

@@ -6,6 +6,7 @@
 //! change anything.
 
 mod peer;
+mod quota;
 mod routes;
 mod status;
 

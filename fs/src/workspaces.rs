@@ -8,6 +8,8 @@ mod busy;
 mod discovery;
 mod driver;
 mod jobs;
+mod quota;
+mod quota_board;
 mod rebinding;
 mod registry;
 mod start;

@@ -16,13 +16,26 @@
 //! | `DELETE /workspaces/{id}?forget=BOOL` | – | [`UmountReport`] |
 //! | `POST /sync` | [`SyncRequest`] | [`SyncReport`] |
 //! | `POST /shutdown` | – | [`ShutdownReport`] |
+//! | `GET /quota` | – | [`QuotaReport`] |
+//! | `POST /quota` | [`QuotaRequest`] | [`QuotaPlan`] |
+//! | `GET /quota/policy` | – | [`PolicyDocument`] |
+//! | `GET /quota/explain?path=PATH` | – | [`Explanation`] |
+//! | `GET /quota/audit?limit=N` | – | [`AuditList`] |
+//! | `POST /quota/check` | [`CheckRequest`] | [`CheckReport`] |
 //!
 //! Every error answer is an [`ApiError`] with the HTTP status of its [`ErrorCode`].
 
 mod error;
+mod quota;
 mod workspace;
 
 pub use error::{ApiError, ErrorCode};
+pub use quota::{
+    AuditEntry, AuditList, Binding, Boost, Bound, Bounds, CheckReport, CheckRequest, ExplainStep,
+    ExplainedScope, Explanation, GroupMembers, LimitSource, LimitSpec, Limits, PolicyDocument, PolicyRecord,
+    PolicyTarget, QuotaChange, QuotaEdit, QuotaErrno, QuotaField, QuotaHit, QuotaMode, QuotaPlan,
+    QuotaReport, QuotaRequest, QuotaRow, QuotaState, ScopeRef, Usage,
+};
 pub use workspace::{
     BackingInfo, ChangedOutside, Coherence, DaemonStatus, DataPath, MountAllFailure, MountAllReport,
     MountRequest, MountUser, Ownership, ShutdownReport, SyncReport, SyncRequest, UmountReport,

@@ -7,10 +7,11 @@ use rusqlite::Connection;
 use super::{CatalogError, classify};
 
 /// The format this version writes; `PRAGMA user_version` of the file. 0 is a new file.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// `STEPS[n]` leads from format `n` to `n + 1`; never changed once released.
-const STEPS: [&str; VERSION as usize] = ["
+const STEPS: [&str; VERSION as usize] = [
+    "
     CREATE TABLE workspace (
         id               TEXT PRIMARY KEY NOT NULL,
         name             TEXT NOT NULL UNIQUE,
@@ -32,7 +33,66 @@ const STEPS: [&str; VERSION as usize] = ["
         dir   TEXT PRIMARY KEY NOT NULL,
         at_us INTEGER NOT NULL
     ) STRICT;
-"];
+",
+    // Quota. A bound is NULL for unlimited; a level that says nothing about a dimension has 0 in `says_…`.
+    "
+    CREATE TABLE quota_limit (
+        kind           TEXT NOT NULL
+            CHECK (kind IN ('pool', 'group', 'user', 'project', 'each-user', 'each-project')),
+        key            TEXT NOT NULL,
+        says_bytes     INTEGER NOT NULL CHECK (says_bytes IN (0, 1)),
+        bytes_soft     INTEGER,
+        bytes_hard     INTEGER,
+        says_inodes    INTEGER NOT NULL CHECK (says_inodes IN (0, 1)),
+        inodes_soft    INTEGER,
+        inodes_hard    INTEGER,
+        grace_seconds  INTEGER,
+        mode           TEXT CHECK (mode IN ('off', 'track', 'enforce')),
+        errno          TEXT CHECK (errno IN ('edquot', 'enospc')),
+        headroom_bytes INTEGER,
+        PRIMARY KEY (kind, key)
+    ) STRICT;
+    CREATE TABLE quota_member (
+        uid       INTEGER PRIMARY KEY NOT NULL,
+        of_group  TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE quota_boost (
+        id       INTEGER PRIMARY KEY NOT NULL,
+        kind     TEXT NOT NULL CHECK (kind IN ('pool', 'group', 'user', 'project')),
+        key      TEXT NOT NULL,
+        bytes    INTEGER NOT NULL,
+        inodes   INTEGER NOT NULL,
+        until_us INTEGER NOT NULL,
+        reason   TEXT NOT NULL,
+        by_uid   INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE quota_audit (
+        id      INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,
+        at_us   INTEGER NOT NULL,
+        uid     INTEGER,
+        subject TEXT NOT NULL,
+        field   TEXT NOT NULL,
+        before  TEXT,
+        after   TEXT,
+        reason  TEXT
+    ) STRICT;
+    CREATE TABLE quota_grace (
+        kind        TEXT NOT NULL CHECK (kind IN ('pool', 'group', 'user', 'project')),
+        key         TEXT NOT NULL,
+        dimension   TEXT NOT NULL CHECK (dimension IN ('bytes', 'inodes')),
+        deadline_us INTEGER NOT NULL,
+        PRIMARY KEY (kind, key, dimension)
+    ) STRICT;
+    CREATE TABLE quota_counter (
+        workspace         TEXT PRIMARY KEY NOT NULL REFERENCES workspace (id) ON DELETE CASCADE,
+        used_bytes        INTEGER NOT NULL,
+        used_inodes       INTEGER NOT NULL,
+        watermark_bytes   INTEGER NOT NULL,
+        watermark_inodes  INTEGER NOT NULL,
+        is_clean          INTEGER NOT NULL CHECK (is_clean IN (0, 1))
+    ) STRICT;
+",
+];
 
 /// Sets what every connection needs.
 pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
@@ -57,4 +117,16 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Ca
     }
     transaction.pragma_update(None, "user_version", VERSION).map_err(database)?;
     transaction.commit().map_err(database)
+}
+
+/// Makes a file as version 1 of the format has it, with one workspace.
+#[cfg(test)]
+pub(super) fn make_format_1(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(STEPS[0])?;
+    connection.execute(
+        "INSERT INTO workspace VALUES ('w1', 'a', '/a', NULL, 1, 1, 'squash', 0, 'mounted', 1, NULL, NULL, NULL, \
+         NULL, NULL)",
+        [],
+    )?;
+    connection.pragma_update(None, "user_version", 1)
 }

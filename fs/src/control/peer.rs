@@ -5,18 +5,24 @@ use axum::serve::IncomingStream;
 use tokio::net::UnixListener;
 use wsguard_api::{ApiError, ErrorCode};
 
+use crate::sys::peer_groups::peer_groups;
 use crate::workspaces::Viewer;
 
-/// The uid of the process that connected, as the kernel knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The uid and the groups of the process that connected, as the kernel knows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
     uid: Option<u32>,
+    /// Primary and supplementary.
+    groups: Vec<u32>,
 }
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        // Without credentials the peer may do nothing.
-        Self { uid: stream.io().peer_cred().ok().map(|credentials| credentials.uid()) }
+        // Without credentials the peer may do nothing, without groups what its uid may.
+        let credentials = stream.io().peer_cred().ok();
+        let mut groups = peer_groups(stream.io()).unwrap_or_default();
+        groups.extend(credentials.map(|credentials| credentials.gid()));
+        Self { uid: credentials.map(|credentials| credentials.uid()), groups }
     }
 }
 
@@ -25,7 +31,7 @@ impl Peer {
     ///
     /// # Errors
     /// `Permission` if the kernel does not say who it is.
-    pub(super) fn viewer(self) -> Result<Viewer, ApiError> {
+    pub(super) fn viewer(&self) -> Result<Viewer, ApiError> {
         match self.uid {
             Some(0) => Ok(Viewer::Root),
             Some(uid) => Ok(Viewer::User(uid)),
@@ -33,11 +39,37 @@ impl Peer {
         }
     }
 
+    /// Returns what the peer may see of quota: members of the group `admins` see what root sees.
+    ///
+    /// # Errors
+    /// As [`Self::viewer`].
+    pub(super) fn quota_viewer(&self, admins: Option<u32>) -> Result<Viewer, ApiError> {
+        let viewer = self.viewer()?;
+        let is_admin = admins.is_some_and(|gid| self.groups.contains(&gid));
+        Ok(if is_admin { Viewer::Root } else { viewer })
+    }
+
+    /// Allows root and members of the group `admins` only, and returns the uid.
+    ///
+    /// # Errors
+    /// `Permission` for everybody else.
+    pub(super) fn require_quota_admin(&self, admins: Option<u32>, group: &str) -> Result<u32, ApiError> {
+        match (self.quota_viewer(admins)?, self.uid) {
+            (Viewer::Root, Some(uid)) => Ok(uid),
+            (Viewer::Root | Viewer::User(_), uid) => {
+                let who = uid.map_or_else(|| "nobody".to_owned(), |uid| format!("uid {uid}"));
+                let message = format!("only root and members of {group} may do this, not {who}");
+                Err(ApiError::new(ErrorCode::Permission, message)
+                    .with_hint("ask an administrator; `wsguard quota get` shows your own limits"))
+            }
+        }
+    }
+
     /// Allows root only.
     ///
     /// # Errors
     /// `Permission` for everybody else.
-    pub(super) fn require_root(self) -> Result<(), ApiError> {
+    pub(super) fn require_root(&self) -> Result<(), ApiError> {
         match self.viewer()? {
             Viewer::Root => Ok(()),
             Viewer::User(uid) => {
@@ -52,12 +84,29 @@ impl Peer {
 mod tests {
     use super::*;
 
+    fn peer(uid: u32, groups: &[u32]) -> Peer {
+        Peer { uid: Some(uid), groups: groups.to_vec() }
+    }
+
     #[test]
     fn only_root_may_change_anything() {
-        Peer { uid: Some(0) }.require_root().unwrap();
-        let error = Peer { uid: Some(1000) }.require_root().unwrap_err();
+        peer(0, &[]).require_root().unwrap();
+        let error = peer(1000, &[7]).require_root().unwrap_err();
         assert_eq!(error.code, ErrorCode::Permission);
         assert!(error.hint.is_some());
-        assert!(Peer { uid: None }.viewer().is_err());
+        assert!(Peer { uid: None, groups: Vec::new() }.viewer().is_err());
+    }
+
+    #[test]
+    fn quota_is_set_by_root_and_the_group_of_its_admins() {
+        assert_eq!(peer(0, &[]).require_quota_admin(None, "g"), Ok(0));
+        assert_eq!(peer(1000, &[7]).require_quota_admin(Some(7), "g"), Ok(1000));
+        for peer in [peer(1000, &[8]), peer(1000, &[]), Peer { uid: None, groups: vec![7] }] {
+            let error = peer.require_quota_admin(Some(7), "g").unwrap_err();
+            assert_eq!(error.code, ErrorCode::Permission, "{peer:?}");
+        }
+        assert!(peer(1000, &[7]).require_quota_admin(None, "g").is_err());
+        assert_eq!(peer(1000, &[7]).quota_viewer(Some(7)), Ok(Viewer::Root));
+        assert_eq!(peer(1000, &[8]).quota_viewer(Some(7)), Ok(Viewer::User(1000)));
     }
 }

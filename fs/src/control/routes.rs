@@ -27,17 +27,18 @@ use crate::workspaces::{AfterUnmount, Job, Jobs, Registry, Reply, stopping_error
 /// Largest request body, bytes.
 const BODY_LIMIT: usize = 64 * 1024;
 
-struct Shared {
-    facts: WorkerFacts,
-    registry: Arc<Registry>,
-    jobs: Jobs,
+/// What handlers work with.
+pub(super) struct Shared {
+    pub(super) facts: WorkerFacts,
+    pub(super) registry: Arc<Registry>,
+    pub(super) jobs: Jobs,
 }
 
-type Context = State<Arc<Shared>>;
-type Caller = ConnectInfo<Peer>;
+pub(super) type Context = State<Arc<Shared>>;
+pub(super) type Caller = ConnectInfo<Peer>;
 
 /// An [`ApiError`] as an answer.
-struct Refusal(ApiError);
+pub(super) struct Refusal(ApiError);
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
@@ -53,7 +54,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-type Answer<T> = Result<Json<T>, Refusal>;
+pub(super) type Answer<T> = Result<Json<T>, Refusal>;
 
 /// Makes the routes of `wsguard_api`.
 pub(super) fn router(facts: WorkerFacts, registry: Arc<Registry>, jobs: Jobs) -> Router {
@@ -64,6 +65,7 @@ pub(super) fn router(facts: WorkerFacts, registry: Arc<Registry>, jobs: Jobs) ->
         .route("/workspaces/{id}", delete(delete_workspace))
         .route("/sync", post(post_sync))
         .route("/shutdown", post(post_shutdown))
+        .merge(super::quota::router())
         .method_not_allowed_fallback(wrong_method);
     Router::new()
         .nest(API_PREFIX, routes)
@@ -104,7 +106,7 @@ async fn post_workspace(
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<Workspace> {
     peer.require_root()?;
-    let request: MountRequest = parse(body)?;
+    let request: MountRequest = parse(body, BODY_LIMIT)?;
     Ok(Json(ask(&shared.jobs, |reply| Job::Mount(request, reply)).await?))
 }
 
@@ -137,7 +139,7 @@ async fn post_sync(
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<SyncReport> {
     let viewer = peer.viewer()?;
-    let request: SyncRequest = parse(body)?;
+    let request: SyncRequest = parse(body, BODY_LIMIT)?;
     let (workspace, directory) = shared.registry.find_mounted(&request.path, viewer)?;
     let started = Instant::now();
     // Its own thread: syncfs waits for the disk, and other requests must not.
@@ -163,17 +165,21 @@ async fn post_shutdown(State(shared): Context, ConnectInfo(peer): Caller) -> Ans
 }
 
 /// Hands a job to the driver and waits for its result.
-async fn ask<T>(jobs: &Jobs, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, ApiError> {
+pub(super) async fn ask<T>(jobs: &Jobs, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, ApiError> {
     let (reply, result) = oneshot::channel();
     jobs.submit(job(reply))?;
     // The driver drops what is queued when it ends.
     result.await.map_err(|_| stopping_error())?
 }
 
-fn parse<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, ApiError> {
+/// Reads a body of at most `limit` bytes.
+pub(super) fn parse<T: DeserializeOwned>(
+    body: Result<Bytes, BytesRejection>,
+    limit: usize,
+) -> Result<T, ApiError> {
     let body = body.map_err(|error| {
         ApiError::new(ErrorCode::InvalidRequest, error.body_text())
-            .with_hint(format!("a request has at most {BODY_LIMIT} bytes"))
+            .with_hint(format!("a request has at most {limit} bytes"))
     })?;
     serde_json::from_slice(&body).map_err(|error| {
         ApiError::new(ErrorCode::InvalidRequest, format!("cannot understand the request: {error}"))

@@ -24,6 +24,7 @@ pub(crate) struct WorkerFacts {
     state_dir: PathBuf,
     runtime_dir: PathBuf,
     config: Option<PathBuf>,
+    admin_group: String,
 }
 
 impl WorkerFacts {
@@ -37,7 +38,13 @@ impl WorkerFacts {
             state_dir: config.state_dir.clone(),
             runtime_dir: config.runtime_dir.clone(),
             config: config.file.clone(),
+            admin_group: config.admin_group.clone(),
         }
+    }
+
+    /// Returns the group whose members may set quotas.
+    pub(super) fn admin_group(&self) -> &str {
+        &self.admin_group
     }
 }
 

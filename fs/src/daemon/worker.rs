@@ -27,7 +27,6 @@ use crate::keeper_link::{
     Channel, ChannelError, History, InheritedSession, KeeperLink, Order, PROTOCOL_VERSION, Past, SessionId,
     ToKeeper, ToWorker,
 };
-use crate::quota::Ledger;
 use crate::sys::signals::{Signal, Signals};
 use crate::workspaces::{Driver, Job, Jobs, Registry};
 
@@ -176,7 +175,6 @@ impl Worker {
             catalog,
             Arc::clone(&link),
             Arc::clone(&registry),
-            Ledger::new(),
             jobs.clone(),
             own_pids,
         );

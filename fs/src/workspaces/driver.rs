@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use wsguard_api::{ApiError, ErrorCode, MountRequest, Ownership, Workspace};
 
 use super::jobs::{Job, Jobs, Reply};
+use super::quota::QuotaState;
 use super::rebinding::Rebinding;
 use super::registry::{Entry, Registry, Standing};
 use crate::catalog::{Catalog, CatalogError, WantedState, WorkspaceRecord};
@@ -26,7 +27,6 @@ use crate::mounting::{
     self, ExpectedDirectory, MountError, MountPlan, Mounted, Payer, Presence, check_form, check_name, check_overlap,
     check_own,
 };
-use crate::quota::Ledger;
 use crate::roots_watch::RootsWatch;
 use crate::session::OwnershipPolicy;
 
@@ -71,7 +71,6 @@ pub(crate) struct Driver {
     pub(super) catalog: Catalog,
     pub(super) link: Arc<KeeperLink>,
     pub(super) registry: Arc<Registry>,
-    pub(super) ledger: Arc<Ledger>,
     pub(super) jobs: Jobs,
     /// Never counted among the users of a mount.
     pub(super) own_pids: Vec<u32>,
@@ -79,6 +78,7 @@ pub(crate) struct Driver {
     pub(super) refusals: HashMap<PathBuf, Refusal>,
     pub(super) roots_watch: RootsWatch,
     pub(super) rebinding: Rebinding,
+    pub(super) quota: QuotaState,
     last_tick: Option<Instant>,
     search_at: Instant,
     /// No search before, whatever appears.
@@ -94,7 +94,6 @@ impl Driver {
         catalog: Catalog,
         link: Arc<KeeperLink>,
         registry: Arc<Registry>,
-        ledger: Arc<Ledger>,
         jobs: Jobs,
         own_pids: Vec<u32>,
     ) -> Self {
@@ -106,13 +105,13 @@ impl Driver {
             catalog,
             link,
             registry,
-            ledger,
             jobs,
             own_pids,
             lingering: Vec::new(),
             refusals: HashMap::new(),
             roots_watch: RootsWatch::new(wake),
             rebinding: Rebinding::default(),
+            quota: QuotaState::default(),
             last_tick: None,
             search_at: Instant::now(),
             next_search: Instant::now(),
@@ -140,6 +139,8 @@ impl Driver {
                 Ok(Job::Mount(request, reply)) => answer(reply, self.mount_request(request)),
                 Ok(Job::MountAll(reply)) => answer(reply, Ok(self.mount_all())),
                 Ok(Job::Unmount(id, after, reply)) => answer(reply, self.unmount_request(&id, after)),
+                Ok(Job::Quota(uid, request, reply)) => answer(reply, self.quota_request(uid, &request)),
+                Ok(Job::QuotaAudit(most, reply)) => answer(reply, self.quota_audit(most)),
                 Ok(Job::SearchRoots) => {
                     let soon = Instant::now() + SEARCH_DELAY;
                     self.search_at = self.search_at.min(soon.max(self.next_search));
@@ -175,6 +176,7 @@ impl Driver {
     fn tick(&mut self) {
         self.finish_lingering();
         self.look_after_mounts();
+        self.tick_quota();
         if self.last_alive.elapsed() >= ALIVE_INTERVAL {
             self.note_alive();
         }
@@ -369,8 +371,9 @@ impl Driver {
             self.catalog.put(&record).map_err(|error| catalog_error(&error))?;
         }
         self.write_sidecar(&record);
+        self.tell_ledger_of(&record);
         let former = self.former_superblocks(&record);
-        match mounting::mount(&self.link, &self.ledger, &self.plan(&record)) {
+        match mounting::mount(&self.link, self.registry.quota().ledger(), &self.plan(&record)) {
             Ok(mounted) => {
                 self.note_superseded(&record, mounted.device(), former);
                 self.enter(record, mounted, noted)
@@ -421,7 +424,11 @@ impl Driver {
             },
             threads: self.config.threads,
             watch_limit: self.config.watch_directories,
-            payer: Some(Payer { owner: record.owner_uid, group: None, accounting: None }),
+            payer: Some(Payer {
+                owner: record.owner_uid,
+                group: self.registry.quota().group_of(record.owner_uid),
+                accounting: None,
+            }),
             expected: record
                 .identity
                 .clone()

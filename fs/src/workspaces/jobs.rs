@@ -6,7 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use tokio::sync::oneshot;
 use wsguard_api::{
-    ApiError, ErrorCode, MountAllReport, MountRequest, ShutdownReport, UmountReport, Workspace,
+    ApiError, AuditEntry, ErrorCode, MountAllReport, MountRequest, QuotaPlan, QuotaRequest, ShutdownReport,
+    UmountReport, Workspace,
 };
 
 use crate::config::Config;
@@ -32,6 +33,10 @@ pub(crate) enum Job {
     MountAll(Reply<MountAllReport>),
     /// Unmount the workspace with that id or name.
     Unmount(String, AfterUnmount, Reply<UmountReport>),
+    /// Change the quota policy, or tell what a change would do; asked by this uid.
+    Quota(u32, Box<QuotaRequest>, Reply<QuotaPlan>),
+    /// Tell the latest so many changes of the quota policy.
+    QuotaAudit(u32, Reply<Vec<AuditEntry>>),
     /// Search the roots soon; see [`Jobs::search_roots`].
     SearchRoots,
     /// Use these settings from now on (the roots; everything else needs a restart).

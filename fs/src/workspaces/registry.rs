@@ -15,6 +15,8 @@ use crate::catalog::WorkspaceRecord;
 use crate::changed_outside::OutsideSearch;
 use crate::mounting::{Mounted, Occupied};
 
+use super::quota_board::{ProjectView, QuotaBoard};
+
 /// Who looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Viewer {
@@ -75,12 +77,50 @@ struct Contents {
 pub(crate) struct Registry {
     contents: Mutex<Contents>,
     mounts_dir: PathBuf,
+    quota: QuotaBoard,
 }
 
 impl Registry {
     /// Makes an empty one; `mounts_dir` is where superblocks are mounted.
     pub(crate) fn new(mounts_dir: PathBuf) -> Self {
-        Self { contents: Mutex::new(Contents::default()), mounts_dir }
+        Self { contents: Mutex::new(Contents::default()), mounts_dir, quota: QuotaBoard::new() }
+    }
+
+    /// Returns the limits and the ledger.
+    pub(crate) fn quota(&self) -> &QuotaBoard {
+        &self.quota
+    }
+
+    /// Returns every workspace as far as quota is concerned.
+    pub(crate) fn projects(&self) -> Vec<ProjectView> {
+        let view = |entry: &Entry| ProjectView {
+            id: entry.record.id.clone(),
+            name: entry.record.name.clone(),
+            dir: entry.record.dir.clone(),
+            owner_uid: entry.record.owner_uid,
+            device: entry.record.identity.as_ref().map(|identity| identity.device),
+            is_mounted: matches!(entry.standing, Standing::Mounted(_)),
+        };
+        self.contents.lock().entries.values().map(view).collect()
+    }
+
+    /// Returns the id of the workspace that `path` lies in, mounted or not, if `viewer` sees it.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none.
+    pub(crate) fn find_containing(&self, path: &Path, viewer: Viewer) -> Result<String, ApiError> {
+        let contents = self.contents.lock();
+        let mut visible = contents.entries.values().filter(|entry| viewer.sees(entry.record.owner_uid));
+        let found = visible.find(|entry| {
+            let source = self.mounts_dir.join(&entry.record.id);
+            [entry.record.dir.as_path(), entry.record.mount_point(), &source]
+                .iter()
+                .any(|at| path.starts_with(at))
+        });
+        found.map(|entry| entry.record.id.clone()).ok_or_else(|| {
+            ApiError::new(ErrorCode::NotFound, format!("{} is not in a workspace", path.display()))
+                .with_hint("see `wsguard ls`")
+        })
     }
 
     /// Returns every workspace that `viewer` may see, by name.

@@ -26,6 +26,16 @@ impl Driver {
     /// First of all, sessions of a worker that died are taken over: whoever uses them is waiting. `taken_over` is
     /// called when nobody waits any more.
     pub(crate) fn restore(&mut self, inherited: Vec<InheritedSession>, taken_over: impl FnOnce()) {
+        let records = match self.catalog.workspaces() {
+            Ok(records) => records,
+            Err(error) => {
+                error!(error = %one_line(&error), "catalog cannot be read");
+                self.registry.warn(format!("the registry could not be read: {}", one_line(&error)));
+                Vec::new()
+            }
+        };
+        // Before the first request is served: it must not pass a limit.
+        self.start_quota(&records);
         let taken: Vec<(String, Mounted)> =
             inherited.into_iter().filter_map(|session| self.take_over(session)).collect();
         taken_over();
@@ -35,14 +45,6 @@ impl Driver {
                 .warn(format!("mounts below {} may appear elsewhere: {error}", self.mounts_dir.display()));
         }
         self.registry.set_roots(&self.config.roots);
-        let records = match self.catalog.workspaces() {
-            Ok(records) => records,
-            Err(error) => {
-                error!(error = %one_line(&error), "catalog cannot be read");
-                self.registry.warn(format!("the registry could not be read: {}", one_line(&error)));
-                Vec::new()
-            }
-        };
         for record in records {
             let standing = match record.wanted {
                 WantedState::Mounted => Standing::Failed("not mounted yet".to_owned()),
@@ -68,7 +70,7 @@ impl Driver {
 
     fn take_over(&self, inherited: InheritedSession) -> Option<(String, Mounted)> {
         let id = inherited.workspace.clone();
-        match mounting::take_over(&self.link, &self.ledger, inherited) {
+        match mounting::take_over(&self.link, self.registry.quota().ledger(), inherited) {
             Ok(mounted) => Some((id, mounted)),
             Err(error) => {
                 error!(workspace = %id, error = %one_line(&error), "session cannot be taken over; its mounts are dead");

@@ -62,6 +62,7 @@ impl Driver {
             let record = self.registry.record(&id)?;
             self.catalog.forget(&record, Timestamp::now()).map_err(|error| catalog_error(&error))?;
             self.registry.remove(&id);
+            self.forget_quota(&id);
             self.forget_superblocks(&id);
             info!(workspace = %id, name = %record.name, "workspace forgotten");
         }

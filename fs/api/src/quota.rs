@@ -1,0 +1,15 @@
+//! Quota: what is limited ([`scope`]), what is configured ([`policy`]) and what is in force and used ([`report`]).
+
+mod policy;
+mod report;
+mod scope;
+
+pub use policy::{
+    Bound, Bounds, GroupMembers, LimitSpec, PolicyDocument, PolicyRecord, QuotaChange, QuotaEdit, QuotaField,
+    QuotaHit, QuotaPlan, QuotaRequest, Usage,
+};
+pub use report::{
+    AuditEntry, AuditList, Binding, CheckReport, CheckRequest, ExplainStep, ExplainedScope, Explanation,
+    LimitSource, QuotaReport, QuotaRow, QuotaState,
+};
+pub use scope::{Boost, Limits, PolicyTarget, QuotaErrno, QuotaMode, ScopeRef};
