@@ -88,11 +88,15 @@ pub struct Session {
     name: String,
     fs: Arc<GuardFs>,
     thread: JoinHandle<std::io::Result<()>>,
+    watch_limit: usize,
+    started_by: StartedBy,
 }
 
 impl Session {
     /// Serves a mount from now on: answers its pending INIT, or, if `state` holds the tables of a worker before
     /// this one, takes over from that worker, including the requests that it had not answered.
+    ///
+    /// Foreign edits are not looked for until [`Self::watch`].
     ///
     /// `device` is a descriptor of a `/dev/fuse` that is already mounted, `state` the memfd of the inode table,
     /// `root` the detached clone of the backing directory.
@@ -130,8 +134,15 @@ impl Session {
             .name(format!("fuse {name}"))
             .spawn(move || session.run())
             .map_err(connection_error)?;
-        fs.start_watching(options.watch_limit, started_by);
-        Ok(Self { name, fs, thread })
+        Ok(Self { name, fs, thread, watch_limit: options.watch_limit, started_by })
+    }
+
+    /// Begins to watch the backing tree for edits that bypass the mount; until then little is cached for long.
+    ///
+    /// Apart from [`Self::start`], because the walk through the tree takes the CPUs that the sessions of other
+    /// workspaces need to be taken over. Calling it again changes nothing.
+    pub fn watch(&self) {
+        self.fs.start_watching(self.watch_limit, self.started_by);
     }
 
     /// Returns the numbers for `status`.
