@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-pub(crate) use counters::Counters;
+pub(crate) use counters::{CounterStore, Counters};
 pub(crate) use quota::{Dimension, GraceRow, NewAudit, QuotaRows};
 pub(crate) use rows::{DirectoryIdentity, WantedState, WorkspaceRecord};
 

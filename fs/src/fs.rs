@@ -131,7 +131,12 @@ impl GuardFs {
         let table = InodeTable::create(memory.clone(), backing.root_handle(), backing.root_device())?;
         let files = HandleTable::new(memory.clone(), FILES, mark::FILES);
         let open_inodes = open_files::OpenInodes::new();
-        Ok(Self::over(backing, memory, device, ownership, seat, Tables { table, files, open_inodes }))
+        let new = seat.clone();
+        let fs = Self::over(backing, memory, device, ownership, seat, Tables { table, files, open_inodes });
+        if let (Some(seat), Some(account)) = (new, fs.account()) {
+            seat.assume(account);
+        }
+        Ok(fs)
     }
 
     /// Takes over what a worker before this one left in `memory`. Requests may come as soon as this returns.

@@ -26,7 +26,6 @@ mod keeper_link;
 mod mount_users;
 mod mounting;
 mod policy;
-#[expect(dead_code, unused_imports, reason = "the data path is connected to it in a later step")]
 mod quota;
 mod rebind;
 mod roots_watch;

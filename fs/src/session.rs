@@ -9,7 +9,7 @@
 mod books;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use rustix::io::Errno;
@@ -20,6 +20,7 @@ use crate::fs::GuardFs;
 pub(crate) use crate::fs::Seat;
 pub use crate::fs::{Accounting, OwnershipPolicy, Recounted, TreeVisitor};
 use crate::fuse::connection;
+use crate::quota::{Account, HostSpace};
 use crate::state::Found;
 use crate::sys::device::FuseDevice;
 use crate::watcher::StartedBy;
@@ -96,13 +97,18 @@ pub struct SessionStats {
 pub struct Session {
     name: String,
     fs: Arc<GuardFs>,
-    books: Option<books::Books>,
+    books: OnceLock<books::Books>,
     thread: JoinHandle<std::io::Result<()>>,
+    watch_limit: usize,
+    visitors: Option<VisitorFactory>,
+    started_by: StartedBy,
 }
 
 impl Session {
     /// Serves a mount from now on: answers its pending INIT, or, if `state` holds the tables of a worker before
     /// this one, takes over from that worker, including the requests that it had not answered.
+    ///
+    /// Foreign edits are not looked for until [`Self::watch`].
     ///
     /// `device` is a descriptor of a `/dev/fuse` that is already mounted, `state` the memfd of the inode table,
     /// `root` the detached clone of the backing directory.
@@ -147,15 +153,29 @@ impl Session {
             .name(format!("fuse {name}"))
             .spawn(move || session.run())
             .map_err(connection_error)?;
-        fs.start_watching(options.watch_limit, started_by);
-        let must_count = started_by == StartedBy::Mount;
-        let books = match &fs.account() {
-            Some(_) => Some(
-                books::Books::start(fs.clone(), must_count, options.visitors).map_err(connection_error)?,
-            ),
-            None => None,
-        };
-        Ok(Self { name, fs, books, thread })
+        Ok(Self {
+            name,
+            fs,
+            books: OnceLock::new(),
+            thread,
+            watch_limit: options.watch_limit,
+            visitors: options.visitors,
+            started_by,
+        })
+    }
+
+    /// Begins what goes on beside the requests: watching the backing tree for edits that bypass the mount (until then
+    /// little is cached for long) and keeping the books.
+    ///
+    /// Apart from [`Self::start`], because the walks through the tree take the CPUs that the sessions of other
+    /// workspaces need to be taken over. Calling it again changes nothing.
+    pub fn watch(&self) {
+        self.fs.start_watching(self.watch_limit, self.started_by);
+        if self.fs.account().is_none() {
+            return;
+        }
+        let must_count = self.started_by == StartedBy::Mount;
+        self.books.get_or_init(|| books::Books::start(self.fs.clone(), must_count, self.visitors.clone()));
     }
 
     /// Returns the numbers for `status`.
@@ -188,13 +208,30 @@ impl Session {
     /// # Errors
     /// Why it cannot be counted, as a sentence.
     pub fn recount(&self) -> Result<Recounted, String> {
-        let books = self.books.as_ref().ok_or("quota is off in this workspace")?;
+        let books = self.books.get().ok_or("nothing is counted in this workspace")?;
         books.recount()
     }
 
     /// Returns what the last recount found.
     pub fn last_recount(&self) -> Option<LastRecount> {
-        self.books.as_ref().and_then(books::Books::last)
+        self.books.get().and_then(books::Books::last)
+    }
+
+    /// Returns the account that pays, if anything is counted.
+    pub(crate) fn account(&self) -> Option<&Arc<Account>> {
+        self.fs.account()
+    }
+
+    /// Returns how full the filesystem below is.
+    pub(crate) fn host_space(&self) -> Result<HostSpace, Errno> {
+        self.fs.host_space()
+    }
+
+    /// Books what is still open and returns bytes and inodes in use, if they are known exactly.
+    pub(crate) fn final_usage(&self) -> Option<(u64, u64)> {
+        self.fs.settle_all();
+        let account = self.fs.account()?;
+        (!account.is_estimated()).then(|| (account.used_bytes(), account.used_inodes()))
     }
 
     /// Returns how bytes are counted, if they are.
@@ -222,7 +259,7 @@ impl Session {
     pub fn join(self) -> Result<(), SessionError> {
         let name = self.name;
         let result = self.thread.join();
-        if let Some(books) = &self.books {
+        if let Some(books) = self.books.get() {
             books.stop();
         }
         self.fs.stop();

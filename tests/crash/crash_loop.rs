@@ -68,7 +68,7 @@ fn workers_that_die_young_now_and_then_are_replaced() {
             let dead = children(keeper);
             dead.iter().for_each(|worker| kill(*worker, Signal::KILL));
             harness::wait_until("another worker", GIVES_UP_WITHIN, || {
-                children(keeper).iter().any(|worker| !dead.contains(worker))
+                children(keeper).iter().any(|worker| !dead.contains(worker) && is_alive(*worker))
             });
         }
         file.write_all_at(&[round], 0).unwrap();

@@ -20,7 +20,7 @@ use tracing::{debug, error, info, warn};
 use wsguard_api::{ApiError, ErrorCode};
 
 use super::DaemonError;
-use super::threads::{Threads, has_ended};
+use super::threads::{self, Threads, has_ended};
 use super::watchdog::{Verdict, Watchdog};
 use crate::config::Config;
 use crate::keeper_link::{Channel, ChannelError, PROTOCOL_VERSION, Past, SessionId, ToKeeper, ToWorker};
@@ -37,6 +37,10 @@ const YOUNG: Duration = Duration::from_millis(500);
 
 /// The pause before the second start after a death; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a worker is looked at of which a thread has ended, and for how long: it was killed, most likely.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+const LOOKS_FOR: Duration = Duration::from_secs(2);
 
 /// How long a worker may leave its socket full before it is killed as hung.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,9 +73,38 @@ struct RunningWorker {
     /// It was said that the backing hangs.
     is_excused: bool,
     started: Instant,
+    /// One of its threads; readable when that has ended.
+    companion: Option<OwnedFd>,
+    /// When that was.
+    lost_thread: Option<Instant>,
 }
 
 impl RunningWorker {
+    /// Chooses a thread whose end tells of the worker's end before the kernel has closed all its descriptors.
+    fn choose_companion(&mut self) {
+        if self.companion.is_none() && self.lost_thread.is_none() {
+            self.companion = threads::companion(self.child.id()).unwrap_or_else(|error| {
+                debug!(error = %error, "threads of the worker cannot be looked at");
+                None
+            });
+        }
+    }
+
+    /// When to look whether it is dead, after a thread of it has ended.
+    fn next_look_at_threads(&self) -> Option<Instant> {
+        self.lost_thread.map(|_| Instant::now() + LOOK_INTERVAL)
+    }
+
+    fn note_threads(&mut self, has_lost_one: bool) {
+        if has_lost_one {
+            self.companion = None;
+            self.lost_thread = Some(Instant::now());
+        }
+        if self.lost_thread.is_some_and(|at| at.elapsed() > LOOKS_FOR) {
+            self.lost_thread = None;
+        }
+    }
+
     /// Kills it if it hangs. Its end is then seen like any other.
     fn judge(&mut self) -> Result<(), DaemonError> {
         if self.hung.is_some() {
@@ -139,8 +172,9 @@ pub(super) struct Keeper {
     generation: u64,
     /// How workers ended, with the number of those that died young since the last one that lived longer.
     past: Past,
-    /// Dead workers with threads that have not ended when their successors were started.
-    unreaped: Vec<Child>,
+    /// Dead workers that the kernel was still clearing up after when their successors were started, each with the
+    /// descriptor that becomes readable when it is done.
+    unreaped: Vec<(Child, OwnedFd)>,
     stop_deadline: Option<Instant>,
 }
 
@@ -176,7 +210,7 @@ impl Keeper {
             if let Next::Exit(result) = self.bury(&worker, &reason) {
                 return result;
             }
-            self.unreaped.push(worker.child);
+            self.unreaped.push((worker.child, worker.exited));
             self.reap();
             if self.pause()? {
                 info!("keeper stopped");
@@ -187,7 +221,7 @@ impl Keeper {
 
     /// Waits for workers whose last threads have ended by now; for all others that is done already.
     fn reap(&mut self) {
-        self.unreaped.retain_mut(|child| match child.try_wait() {
+        self.unreaped.retain_mut(|(child, _)| match child.try_wait() {
             Ok(None) => true,
             Ok(Some(_)) => false,
             Err(error) => {
@@ -232,6 +266,8 @@ impl Keeper {
             hung: None,
             is_excused: false,
             started: Instant::now(),
+            companion: None,
+            lost_thread: None,
         };
         self.greet(&mut worker)?;
         Ok(worker)
@@ -271,18 +307,30 @@ impl Keeper {
 
     /// Waits for one event and acts on it. Returns why the worker ended, once it has.
     fn wait(&mut self, worker: &mut RunningWorker) -> Result<Option<String>, DaemonError> {
-        let (signalled, spoke, exited) = {
-            let mut fds =
-                vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&worker.exited, PollFlags::IN)];
+        let (signalled, spoke, exited, lost_a_thread, is_cleared_up) = {
+            let companion = worker.companion.as_ref().unwrap_or(&worker.exited);
+            let mut fds = vec![
+                PollFd::new(&self.signals, PollFlags::IN),
+                PollFd::new(&worker.exited, PollFlags::IN),
+                PollFd::new(companion, PollFlags::IN),
+            ];
+            fds.extend(self.unreaped.iter().map(|(_, exited)| PollFd::new(exited, PollFlags::IN)));
+            let cleared_up = 3..fds.len();
+            let speaks = fds.len();
             if !worker.is_silent {
                 fds.push(PollFd::new(&worker.channel, PollFlags::IN));
             }
-            let look = worker.watchdog.next_look(Instant::now());
-            poll(&mut fds, self.stop_deadline.into_iter().chain([look]).min())?;
+            let looks = worker.next_look_at_threads().into_iter();
+            let looks = looks.chain([worker.watchdog.next_look(Instant::now())]);
+            poll(&mut fds, self.stop_deadline.into_iter().chain(looks).min())?;
             worker.watchdog.note_time(Instant::now());
             let ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
-            (ready(0), ready(2), ready(1))
+            (ready(0), ready(speaks), ready(1), ready(2), cleared_up.into_iter().any(ready))
         };
+        if is_cleared_up {
+            self.reap();
+        }
+        worker.note_threads(lost_a_thread);
         if signalled {
             self.take_signals(worker)?;
         }
@@ -302,12 +350,12 @@ impl Keeper {
             return Ok(Some(worker.hung.clone().unwrap_or_else(|| status.to_string())));
         }
         if worker.is_left_behind() {
-            let reason = "it ended, but threads of it wait for answers of its successor";
-            warn!(
-                worker = worker.child.id(),
-                "worker is dead, its last threads end when its successor answers"
-            );
-            return Ok(Some(worker.hung.clone().unwrap_or_else(|| reason.to_owned())));
+            debug!(worker = worker.child.id(), "worker is dead, the kernel clears up after it");
+            let reason = match threads::exit_status(worker.child.id()) {
+                Ok(Some(status)) => status.to_string(),
+                Ok(None) | Err(_) => "it ended".to_owned(),
+            };
+            return Ok(Some(worker.hung.clone().unwrap_or(reason)));
         }
         if self.stop_deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             worker
@@ -398,11 +446,13 @@ impl Keeper {
             ToKeeper::Heartbeat { stuck_seconds } => {
                 debug!(stuck_seconds, "worker is alive");
                 worker.watchdog.beat(Instant::now(), Duration::from_secs(stuck_seconds));
+                worker.choose_companion();
                 self.reap();
                 None
             }
             ToKeeper::TakenOver { stall_ms } => {
                 worker.is_settled = true;
+                worker.choose_companion();
                 self.past.note_stall(stall_ms);
                 None
             }

@@ -44,12 +44,20 @@ pub(crate) struct Seat {
     pub(crate) pool: u64,
     /// How to count; `None` chooses by the filesystem.
     pub(crate) accounting: Option<Accounting>,
+    /// Bytes and inodes that a new mount is taken to use until it is counted.
+    pub(crate) assumed: (u64, u64),
 }
 
 impl Seat {
     pub(super) fn take(&self, memory: Arc<SharedMemory>) -> Arc<Account> {
         let cells = Cells::Shared(memory, mark::QUOTA);
         self.ledger.attach(&self.project, self.owner, self.group.as_deref(), self.pool, cells)
+    }
+
+    /// What a mount that nobody has used yet is charged for until it is counted.
+    pub(super) fn assume(&self, account: &Account) {
+        account.set_used(self.assumed.0, self.assumed.1);
+        account.set_estimated(true);
     }
 
     pub(super) fn accounting_of(&self, backing: &Backing) -> Accounting {
@@ -194,15 +202,7 @@ impl GuardFs {
     pub(crate) fn statvfs(&self) -> Result<StatVfs, Errno> {
         let mut stat = self.backing.statvfs()?;
         let Some(charging) = &self.charging else { return Ok(stat) };
-        let unit = stat.f_frsize.max(1);
-        let host = HostSpace {
-            total_bytes: stat.f_blocks.saturating_mul(unit),
-            free_bytes: stat.f_bfree.saturating_mul(unit),
-            available_bytes: stat.f_bavail.saturating_mul(unit),
-            total_inodes: stat.f_files,
-            free_inodes: stat.f_favail,
-        };
-        let shown = charging.account().statfs(host);
+        let shown = charging.account().statfs(host_space_of(&stat));
         (stat.f_blocks, stat.f_bfree, stat.f_bavail) =
             (shown.blocks, shown.blocks_free, shown.blocks_available);
         (stat.f_files, stat.f_ffree, stat.f_favail) = (shown.files, shown.files_free, shown.files_free);
@@ -210,10 +210,25 @@ impl GuardFs {
         Ok(stat)
     }
 
+    /// Returns how full the filesystem below is.
+    ///
+    /// # Errors
+    /// As statvfs(3).
+    pub(crate) fn host_space(&self) -> Result<HostSpace, Errno> {
+        self.backing.statvfs().map(|stat| host_space_of(&stat))
+    }
+
     /// Looks again at files that were closed a while ago; see [`super::charging`]. Called every few seconds.
     pub(crate) fn cool_charges(&self) {
         if let Some(charging) = &self.charging {
             charging.cool(Instant::now(), &|node, handle| self.reach(node, handle));
+        }
+    }
+
+    /// Looks again at every file that was changed a while ago, once everything is written back.
+    pub(crate) fn settle_all(&self) {
+        if let Some(charging) = &self.charging {
+            charging.look_at_all(&|node, handle| self.reach(node, handle));
         }
     }
 
@@ -258,5 +273,16 @@ impl GuardFs {
     /// Returns how bytes are counted.
     pub(crate) fn accounting(&self) -> Option<Accounting> {
         self.charging.as_ref().map(super::charging::Charging::accounting)
+    }
+}
+
+fn host_space_of(stat: &StatVfs) -> HostSpace {
+    let unit = stat.f_frsize.max(1);
+    HostSpace {
+        total_bytes: stat.f_blocks.saturating_mul(unit),
+        free_bytes: stat.f_bfree.saturating_mul(unit),
+        available_bytes: stat.f_bavail.saturating_mul(unit),
+        total_inodes: stat.f_files,
+        free_inodes: stat.f_favail,
     }
 }

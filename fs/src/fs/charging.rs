@@ -612,6 +612,16 @@ impl Charging {
         }
     }
 
+    /// Looks at every inode that has an entry.
+    pub(super) fn look_at_all(&self, reach: Reach<'_>) {
+        for shard in &self.shards {
+            let nodes: Vec<u64> = shard.lock().keys().copied().collect();
+            for node in nodes {
+                self.recheck(node, reach);
+            }
+        }
+    }
+
     /// Books what has become of an inode that somebody may have changed below the mount. Returns whether that could
     /// be done: not without an entry, because then it is not known what is booked for it.
     pub(super) fn recheck(&self, node: u64, reach: Reach<'_>) -> bool {

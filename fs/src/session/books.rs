@@ -66,15 +66,8 @@ pub(super) struct Books {
 }
 
 impl Books {
-    /// Starts the thread; it counts at once if `must_count`.
-    ///
-    /// # Errors
-    /// When no thread can be started.
-    pub(super) fn start(
-        fs: Arc<GuardFs>,
-        must_count: bool,
-        visitors: Option<VisitorFactory>,
-    ) -> std::io::Result<Self> {
+    /// Starts the thread; it counts at once if `must_count`. Without a thread the numbers stay estimated.
+    pub(super) fn start(fs: Arc<GuardFs>, must_count: bool, visitors: Option<VisitorFactory>) -> Self {
         let desk = Desk { asked: u64::from(must_count), ..Desk::default() };
         let shared = Arc::new(Shared {
             desk: Mutex::new(desk),
@@ -83,15 +76,22 @@ impl Books {
         });
         let keeper = BookKeeper {
             seen_edits: fs.foreign_edits(),
-            fs,
+            fs: fs.clone(),
             shared: shared.clone(),
             visitors,
             edited_at: None,
             rest_until: Instant::now(),
         };
+        if must_count && let Some(account) = fs.account() {
+            account.set_estimated(true);
+        }
         let thread =
-            std::thread::Builder::new().name("wsguard-books".to_owned()).spawn(move || keeper.run())?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+            std::thread::Builder::new().name("wsguard-books".to_owned()).spawn(move || keeper.run());
+        let thread = thread.inspect_err(|error| {
+            tracing::error!(%error, "the books of a workspace are not kept; its use stays estimated");
+            shared.desk.lock().is_stopping = true;
+        });
+        Self { shared, thread: Mutex::new(thread.ok()) }
     }
 
     /// Counts the project now and waits for it.
@@ -105,7 +105,7 @@ impl Books {
         self.shared.changed.notify_all();
         while desk.answered < mine {
             if desk.is_stopping {
-                return Err("the workspace is being unmounted".to_owned());
+                return Err("nobody keeps its books: it is being unmounted".to_owned());
             }
             self.shared.changed.wait(&mut desk);
         }

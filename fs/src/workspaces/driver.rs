@@ -428,6 +428,7 @@ impl Driver {
                 owner: record.owner_uid,
                 group: self.registry.quota().group_of(record.owner_uid),
                 accounting: None,
+                assumed: self.registry.quota().upper_bound(&record.id),
             }),
             expected: record
                 .identity
