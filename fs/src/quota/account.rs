@@ -152,7 +152,8 @@ impl Account {
     }
 
     /// The watermark to persist next: the present one is nearly reached, far too high, or there is none yet. It is
-    /// in effect once [`Self::set_watermark`] is told. For the one thread that persists.
+    /// in effect once [`Self::set_watermark`] is told. For the one thread that persists, which looks after every
+    /// request and every few seconds besides: nobody asks for a mark to be lowered.
     pub(crate) fn watermark_wanted(&self) -> Option<Watermark> {
         self.ledger.persister().next(self.project())
     }

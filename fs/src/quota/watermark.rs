@@ -19,6 +19,9 @@ use super::scope::Scope;
 /// mark, which is counted and told.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
+/// How often who waits looks whether use has fallen meanwhile, of which nobody is told.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
 const LARGEST_BYTE_STEP: u64 = 1 << 30;
 const SMALLEST_BYTE_STEP: u64 = 1 << 20;
 const LARGEST_INODE_STEP: u64 = 1 << 16;
@@ -103,13 +106,19 @@ impl Persister {
     fn wait_for_mark(&self, scope: &Scope, dimension: Dimension, taken: u64) {
         let deadline = Instant::now() + LONGEST_WAIT;
         let mut lock = self.lock.lock();
-        while mark(scope, dimension).is_some_and(|mark| mark < taken) {
-            self.is_asked.store(true, Ordering::Release);
-            self.wanted.notify_one();
-            if self.persisted.wait_until(&mut lock, deadline).timed_out() {
+        // What is taken now includes what the caller took: at or below the mark, use cannot pass it.
+        let is_above = || {
+            let taken = taken.min(scope.meter(dimension).taken());
+            mark(scope, dimension).is_some_and(|mark| taken > mark)
+        };
+        while is_above() {
+            if Instant::now() >= deadline {
                 scope.overruns.fetch_add(1, Ordering::Relaxed);
                 return;
             }
+            self.is_asked.store(true, Ordering::Release);
+            self.wanted.notify_one();
+            self.persisted.wait_for(&mut lock, LOOK_INTERVAL);
         }
     }
 
@@ -180,4 +189,24 @@ fn is_nearly_reached(scope: &Scope, dimension: Dimension, taken: u64) -> bool {
 /// What has been persisted; `None` while nothing has, which bounds nothing.
 pub(super) fn mark(scope: &Scope, dimension: Dimension) -> Option<u64> {
     scope.cells.watermark(dimension).load(Ordering::SeqCst).checked_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::book::Book;
+    use super::super::{Cells, ScopeKey};
+    use super::*;
+
+    #[test]
+    fn mark_is_not_lowered_below_what_was_taken_meanwhile() {
+        let key = ScopeKey::Project("p".to_owned());
+        let scope = Scope::new(key, Cells::private(), Book::new(jiff::Timestamp::MIN));
+        let persister = Persister::default();
+        persister.set(&scope, Watermark { bytes: 100, inodes: 100 });
+        scope.meter(Dimension::Bytes).add(50);
+        assert!(!persister.lower(&scope, Dimension::Bytes, 49, 100));
+        assert_eq!(mark(&scope, Dimension::Bytes), Some(100));
+        assert!(persister.lower(&scope, Dimension::Bytes, 50, 100));
+        assert_eq!(mark(&scope, Dimension::Bytes), Some(50));
+    }
 }

@@ -51,10 +51,9 @@ fn sixteen_writers_fill_the_limit_and_never_pass_it() {
                 })
             })
             .collect();
-        for writer in writers {
-            writer.join().unwrap();
-        }
+        let results: Vec<_> = writers.into_iter().map(thread::ScopedJoinHandle::join).collect();
         has_ended.store(true, Ordering::Relaxed);
+        assert!(results.iter().all(Result::is_ok));
     });
     let accepted = accepted.into_inner();
     assert!((LIMIT - 64 * KIB..=LIMIT).contains(&accepted), "{accepted} of {LIMIT}");
@@ -138,5 +137,6 @@ fn projects_that_come_and_go_leave_the_others_totals_alone() {
         }
     });
     assert_eq!(bytes(&ledger, &user()), (2_000 * 4096, 0));
+    assert_eq!(ledger.snapshot(&user()).unwrap().bytes.held, 0);
     assert_eq!(ledger.report().len(), 3);
 }

@@ -37,6 +37,8 @@ fn pool_refuses_with_enospc_before_the_host_is_full() {
     let refusal = refused(write(&account, 4096));
     assert_eq!((refusal.reason, refusal.errno), (Reason::HostFull, Errno::NOSPC));
     assert_eq!((refusal.scope, refusal.limit), (ScopeKey::Pool(1), 3 * GIB));
+    let reached = EventKind::HardReached { dimension: Dimension::Bytes, used: 3 * GIB, hard: 3 * GIB };
+    assert_eq!(kinds(ledger.tick(start())), [reached]);
     account.settle(-4096, 0);
     assert_eq!(write(&account, 4 * GIB), Ok(4096));
 }

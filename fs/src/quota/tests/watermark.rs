@@ -87,11 +87,26 @@ fn writers_never_pass_what_is_on_disk() {
                 })
             })
             .collect();
-        for writer in writers {
-            writer.join().unwrap();
-        }
+        let results: Vec<_> = writers.into_iter().map(thread::ScopedJoinHandle::join).collect();
         has_ended.store(true, Ordering::Relaxed);
         persister.join().unwrap();
+        assert!(results.iter().all(Result::is_ok));
+    });
+    assert_eq!(ledger.snapshot(&project("p")).unwrap().watermark_overruns, 0);
+}
+
+#[test]
+fn waiting_ends_when_use_falls_below_the_mark() {
+    let (ledger, account) = with_user_limits(hard(GIB));
+    account.set_watermark(Watermark { bytes: MIB, inodes: 64 });
+    write(&account, MIB).unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| write(&account, 4096));
+        while bytes(&ledger, &user()).1 == 0 {
+            thread::yield_now();
+        }
+        account.settle(-8192, 0);
+        assert_eq!(waiting.join().unwrap(), Ok(4096));
     });
     assert_eq!(ledger.snapshot(&project("p")).unwrap().watermark_overruns, 0);
 }
