@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
+pub(crate) use schema::VERSION as CATALOG_FORMAT;
+
 pub(crate) use rows::{DirectoryIdentity, WantedState, WorkspaceRecord};
 
 /// The file's name below the state directory.

@@ -16,13 +16,16 @@
 //! | `DELETE /workspaces/{id}?forget=BOOL` | – | [`UmountReport`] |
 //! | `POST /sync` | [`SyncRequest`] | [`SyncReport`] |
 //! | `POST /shutdown` | – | [`ShutdownReport`] |
+//! | `POST /upgrade` | [`UpgradeRequest`] | [`UpgradeAccepted`] |
 //!
 //! Every error answer is an [`ApiError`] with the HTTP status of its [`ErrorCode`].
 
 mod error;
+mod upgrade;
 mod workspace;
 
 pub use error::{ApiError, ErrorCode};
+pub use upgrade::{Program, UpgradeAccepted, UpgradeEvent, UpgradeOutcome, UpgradeRequest};
 pub use workspace::{
     BackingInfo, ChangedOutside, Coherence, DaemonStatus, DataPath, MountAllFailure, MountAllReport,
     MountRequest, MountUser, Ownership, ShutdownReport, SyncReport, SyncRequest, UmountReport,
