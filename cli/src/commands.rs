@@ -32,7 +32,7 @@ pub fn run(command: &Command, settings: &Settings, printer: &mut Printer) -> Res
         Command::Status(args) => status::run(args, settings, printer),
         Command::Sync(args) => sync::run(args, settings, printer),
         Command::Doctor(args) => doctor::run(args, settings, printer),
-        Command::Daemon(args) => daemon::run(args, settings),
+        Command::Daemon(args) => daemon::run(args, settings, printer),
         Command::Completion(args) => completion::run(args, printer),
     }
 }

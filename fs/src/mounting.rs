@@ -16,7 +16,7 @@ mod stale;
 mod superblock;
 mod takeover;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use tracing::{info, warn};
@@ -334,12 +334,21 @@ fn serve(
     let notes = SessionNotes::of(plan, backing).to_text();
     let session = Session::start(opened.device, opened.state, copy, options)?;
     session.watch();
-    if let Err(error) = link.adopt(opened.session, notes, root.clone.as_fd()) {
+    let adopted = connection_of(mount.as_fd())
+        .map_err(|errno| path_error("number the mount of", &plan.dir, errno))
+        .and_then(|connection| Ok(link.adopt(opened.session, notes, connection, root.clone.as_fd())?));
+    if let Err(error) = adopted {
         drop(mount);
         end(session, &plan.name);
-        return Err(error.into());
+        return Err(error);
     }
     Ok((session, mount))
+}
+
+/// Returns the number under which the kernel knows the connection of `mount`, without a request to it.
+fn connection_of(mount: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    Ok(rustix::fs::statx(mount, "", flags, StatxFlags::empty())?.stx_dev_minor)
 }
 
 /// Attaches the superblock at its own place and a clone of that mount where users see it. Undoes the first if

@@ -73,5 +73,10 @@ fn workers_that_die_young_now_and_then_are_replaced() {
         }
         file.write_all_at(&[round], 0).unwrap();
     }
-    assert_eq!(ground.status_of_latest_worker().generation, 13);
+    let status = ground.daemon().status();
+    assert_eq!((status.generation, status.restarts), (13, 12));
+    let warning = "the worker died 3 times right after its start";
+    assert!(status.warnings.iter().any(|line| line.starts_with(warning)), "{:?}", status.warnings);
+    let text = ground.daemon().cli(["status", "--quiet"]).ok();
+    assert!(text.contains(&format!("warning: {warning}")), "{text}");
 }

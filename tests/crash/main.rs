@@ -5,6 +5,8 @@
 //! moments. `WSGUARD_KILLS` says how often (30 unless set); `tests/README.md` has the command for a thousand.
 
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod crash_loop;
 #[cfg(test)]
 mod ground;
@@ -24,3 +26,5 @@ mod stall;
 mod stopped;
 #[cfg(test)]
 mod takeover;
+#[cfg(test)]
+mod upgrade;

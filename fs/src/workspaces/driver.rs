@@ -153,6 +153,10 @@ impl Driver {
                     }
                     return;
                 }
+                Ok(Job::Drain) => {
+                    self.note_alive();
+                    return;
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
