@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::GuardFs;
 use super::open_files::OpenFile;
+use crate::fail_point::{self, Stage};
 use crate::journal::Running;
 use crate::sys::identity;
 
@@ -128,9 +129,11 @@ impl GuardFs {
                     }
                     Some(_) | None => running.note(size + 1),
                 }
+                fail_point::reach(Stage::Prepared);
             }
             let written =
                 self.reclaim.retry_when_full(|| self.write_now(&open_file, offset, data, origin, how))?;
+            fail_point::reach(Stage::Effect);
             self.sync_written(&open_file, how)?;
             to_result(written)
         })?;
@@ -198,7 +201,9 @@ impl GuardFs {
         // Where the bits have to go, the kernel has said so in a request of its own (`file_modified`).
         self.reclaim.retry_when_full(|| {
             if self.may_keep_privilege(&open_file) { identity::with_fsetid(allocate) } else { allocate() }
-        })
+        })?;
+        fail_point::reach(Stage::Effect);
+        Ok(())
     }
 
     /// Finds the next data or hole.
@@ -229,7 +234,9 @@ impl GuardFs {
         length: u64,
     ) -> Result<usize, Errno> {
         let copied = self.once(running, |_| {
-            self.reclaim.retry_when_full(|| self.copy_now(from, to, length)).and_then(to_result)
+            let copied = self.reclaim.retry_when_full(|| self.copy_now(from, to, length))?;
+            fail_point::reach(Stage::Effect);
+            to_result(copied)
         })?;
         usize::try_from(copied).map_err(|_| Errno::IO)
     }

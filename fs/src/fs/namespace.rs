@@ -8,6 +8,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::{Caller, Entry, GuardFs, borrow};
+use crate::fail_point::{self, Stage};
 use crate::journal::Running;
 use crate::sys::identity;
 
@@ -144,6 +145,7 @@ impl GuardFs {
                     Some(notes) if notes.note != 0 && self.ino_at(to) == Ok(notes.note) => return Ok(0),
                     _ => running.note(self.ino_at(from)?),
                 }
+                fail_point::reach(Stage::Prepared);
             }
             match self.rename_now(caller, from, to, flags) {
                 Err(Errno::NOENT) if again.is_some() => self.ino_at(to).map(|_| 0),
@@ -188,6 +190,7 @@ impl GuardFs {
             }
         }
         renamed?;
+        fail_point::reach(Stage::Effect);
         if let Some(Victim { node, fd }) = replaced {
             self.pin(node, fd);
         }
@@ -244,6 +247,8 @@ impl GuardFs {
     ) -> Result<(), Errno> {
         let key = self.directory_key(parent);
         self.own_mutations.expect(key, name);
-        change().inspect_err(|_| self.own_mutations.retract(key, name))
+        change().inspect_err(|_| self.own_mutations.retract(key, name))?;
+        fail_point::reach(Stage::Effect);
+        Ok(())
     }
 }

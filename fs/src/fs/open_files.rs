@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::kept_fd::{FileRef, KeptFd};
 use super::{Caller, Entry as NodeEntry, GuardFs, borrow};
+use crate::fail_point::{self, Stage};
 use crate::handle::Remembered;
 use crate::journal::Running;
 use crate::sys::device::Invalidate;
@@ -224,6 +225,7 @@ impl GuardFs {
             } else {
                 truncate()
             }?;
+            fail_point::reach(Stage::Effect);
         }
         let file = is_writer.then_some(opened);
         self.enter(running, node, worker_flags(flags), file, is_privileged)
@@ -269,6 +271,7 @@ impl GuardFs {
                 return Err(errno);
             }
         };
+        fail_point::reach(Stage::Effect);
         let child = self.backing.of_fd(opened.as_fd())?;
         let mut entry = self.entry(child)?;
         let is_privileged = mode & (libc::S_ISUID | libc::S_ISGID) != 0;
@@ -314,8 +317,11 @@ impl GuardFs {
                 Err(Errno::BADF) if again.is_some() => None,
                 result => Some(result?),
             };
+            fail_point::reach(Stage::Taken);
             running.note(RELEASED);
+            fail_point::reach(Stage::Noted);
             self.files.recycle(number);
+            fail_point::reach(Stage::Recycled);
             if let Some(open_file) = open_file {
                 self.reclaim.while_closing(|| {
                     self.leave(&open_file);
@@ -374,11 +380,13 @@ impl GuardFs {
         };
         // Before the open exists, so that whoever carries the request out again finds it.
         running.note_number(number);
+        fail_point::reach(Stage::Numbered);
         // One that is not kept is opened again at each use.
         let file = file.and_then(|file| KeptFd::keep(file).ok()).map_or_else(OnceLock::new, OnceLock::from);
         let open_file = OpenFile { node, flags, file, plain: OnceLock::new(), inode };
         let is_writer = open_file.is_writer();
         self.files.enter(number, open_file, Remembered { node, flags: flags.bits() });
+        fail_point::reach(Stage::Entered);
         Ok(Opened { number, mode, is_writer })
     }
 
@@ -415,6 +423,7 @@ impl GuardFs {
             Some(file) => self.device.open_backing(file.as_fd()),
             None => self.device.open_backing(borrow(&self.node_fd(node)?)),
         };
+        fail_point::reach(Stage::Registered);
         Ok(match registered {
             Ok(id) => DataMode::Passthrough(id),
             Err(errno) => {
@@ -442,6 +451,7 @@ impl GuardFs {
         {
             tracing::debug!(ino = node, %errno, "cannot close a backing id");
         }
+        fail_point::reach(Stage::Unregistered);
         self.table.set_opens(node, 0, 0);
     }
 
