@@ -42,6 +42,7 @@ pub(crate) use open_files::{DataMode, Opened};
 pub use recount::{Recounted, TreeVisitor};
 
 use crate::backing::{Backing, Child, Stat};
+use crate::fail_point::{self, Stage};
 use crate::handle::HandleTable;
 use crate::inode::{Inode, InodeTable, ROOT_NODE};
 use crate::journal::Journal;
@@ -286,6 +287,7 @@ impl GuardFs {
     fn entry(&self, child: Child) -> Result<Entry, Errno> {
         let inode = self.inode_of(&child)?;
         self.table.add_lookup(&inode)?;
+        fail_point::reach(Stage::Counted);
         Ok(Entry {
             node: inode.node,
             generation: inode.generation,

@@ -17,6 +17,7 @@ pub mod config;
 mod control;
 pub mod daemon;
 mod error_chain;
+mod fail_point;
 mod fs;
 mod fuse;
 mod handle;

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::{Caller, GuardFs, borrow};
 use crate::backing::{Stat, proc_path, stat_of};
+use crate::fail_point::{self, Stage};
 use crate::sys::identity;
 
 /// A time to set.
@@ -94,6 +95,7 @@ impl GuardFs {
                 Timestamps { last_access: timespec(set.accessed), last_modification: timespec(set.modified) };
             rustix::fs::utimensat(borrow(&fd), "", &times, AtFlags::EMPTY_PATH)?;
         }
+        fail_point::reach(Stage::Effect);
         Ok(())
     }
 

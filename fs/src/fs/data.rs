@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use super::GuardFs;
 use super::charging::{Accounting, Charging};
 use super::open_files::OpenFile;
+use crate::fail_point::{self, Stage};
 use crate::journal::Running;
 use crate::sys::identity;
 
@@ -129,6 +130,7 @@ impl GuardFs {
                     }
                     Some(_) | None => running.note(size + 1),
                 }
+                fail_point::reach(Stage::Prepared);
             }
             let written = self.write_charged(&open_file, offset, data, origin, how)?;
             self.sync_written(&open_file, how)?;
@@ -167,6 +169,7 @@ impl GuardFs {
             charging.admit_write(open_file.node, charge, file.as_fd(), start, data.len())
         })?;
         let written = write(data.get(..admitted.length).unwrap_or(data));
+        fail_point::reach(Stage::Effect);
         charging.settle_write(
             open_file.node,
             charge,
@@ -232,7 +235,11 @@ impl GuardFs {
                 if self.may_keep_privilege(&open_file) { identity::with_fsetid(allocate) } else { allocate() }
             })
         };
-        let Some(charging) = &self.charging else { return allocate() };
+        let Some(charging) = &self.charging else {
+            allocate()?;
+            fail_point::reach(Stage::Effect);
+            return Ok(());
+        };
         let charge = open_file.charge(charging);
         let takes_nothing = FallocateFlags::PUNCH_HOLE | FallocateFlags::COLLAPSE_RANGE;
         if mode.contains(FallocateFlags::KEEP_SIZE) && !mode.intersects(takes_nothing) {
@@ -246,6 +253,7 @@ impl GuardFs {
         };
         charging.forget_density(charge);
         let allocated = allocate();
+        fail_point::reach(Stage::Effect);
         charging.settle_change(node, charge, file, admitted);
         allocated
     }
@@ -316,6 +324,7 @@ impl GuardFs {
         let admitted =
             self.retry_when_over(|| charging.admit_range(node, charge, file, to.1, length, true))?;
         let copied = copy(admitted.length as u64);
+        fail_point::reach(Stage::Effect);
         charging.settle_change(node, charge, file, admitted);
         copied
     }

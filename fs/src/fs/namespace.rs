@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::charging::{Charging, Names};
 use super::{Caller, Entry, GuardFs, borrow};
 use crate::backing::stat_of;
+use crate::fail_point::{self, Stage};
 use crate::inode::Life;
 use crate::journal::Running;
 use crate::sys::identity;
@@ -155,6 +156,7 @@ impl GuardFs {
                     Some(notes) if notes.note != 0 && self.ino_at(to) == Ok(notes.note) => return Ok(0),
                     _ => running.note(self.ino_at(from)?),
                 }
+                fail_point::reach(Stage::Prepared);
             }
             match self.rename_now(caller, from, to, flags) {
                 Err(Errno::NOENT) if again.is_some() => self.ino_at(to).map(|_| 0),
@@ -208,6 +210,7 @@ impl GuardFs {
             }
         }
         renamed?;
+        fail_point::reach(Stage::Effect);
         if let Some(names) = &names {
             if let Some(inode) = whiteout {
                 let made = self.backing.child(borrow(&from_dir), from.1)?;
@@ -315,6 +318,8 @@ impl GuardFs {
     ) -> Result<(), Errno> {
         let key = self.directory_key(parent);
         self.own_mutations.expect(key, name);
-        change().inspect_err(|_| self.own_mutations.retract(key, name))
+        change().inspect_err(|_| self.own_mutations.retract(key, name))?;
+        fail_point::reach(Stage::Effect);
+        Ok(())
     }
 }

@@ -20,6 +20,7 @@ use super::charging::{Charge, Charging, Mapper, Names};
 use super::kept_fd::{FileRef, KeptFd};
 use super::{Caller, Entry as NodeEntry, GuardFs, borrow};
 use crate::backing::stat_of;
+use crate::fail_point::{self, Stage};
 use crate::handle::Remembered;
 use crate::inode::Life;
 use crate::journal::Running;
@@ -263,7 +264,9 @@ impl GuardFs {
                     identity::with_fsetid(truncate)
                 } else {
                     truncate()
-                }
+                }?;
+                fail_point::reach(Stage::Effect);
+                Ok(())
             };
             self.charged_change(node, opened.as_fd(), truncate)?;
         }
@@ -314,6 +317,7 @@ impl GuardFs {
                 return Err(errno);
             }
         };
+        fail_point::reach(Stage::Effect);
         let child = self.backing.of_fd(opened.as_fd())?;
         let mut entry = self.entry(child)?;
         if let (Some(names), Some(inode), Some(charging)) = (&names, inode, &self.charging) {
@@ -365,8 +369,11 @@ impl GuardFs {
                 Err(Errno::BADF) if again.is_some() => None,
                 result => Some(result?),
             };
+            fail_point::reach(Stage::Taken);
             running.note(RELEASED);
+            fail_point::reach(Stage::Noted);
             self.files.recycle(number);
+            fail_point::reach(Stage::Recycled);
             if let Some(open_file) = open_file {
                 let node = open_file.node;
                 self.reclaim.while_closing(|| {
@@ -434,11 +441,13 @@ impl GuardFs {
         };
         // Before the open exists, so that whoever carries the request out again finds it.
         running.note_number(number);
+        fail_point::reach(Stage::Numbered);
         // One that is not kept is opened again at each use.
         let file = file.and_then(|file| KeptFd::keep(file).ok()).map_or_else(OnceLock::new, OnceLock::from);
         let open_file = OpenFile { node, flags, file, plain: OnceLock::new(), inode };
         let is_writer = open_file.is_writer();
         self.files.enter(number, open_file, Remembered { node, flags: flags.bits() });
+        fail_point::reach(Stage::Entered);
         Ok(Opened { number, mode, is_writer })
     }
 
@@ -507,6 +516,7 @@ impl GuardFs {
             Some(file) => self.device.open_backing(file.as_fd()),
             None => self.device.open_backing(borrow(&self.node_fd(node)?)),
         };
+        fail_point::reach(Stage::Registered);
         Ok(match registered {
             Ok(id) => DataMode::Passthrough(id),
             Err(errno) => {
@@ -565,6 +575,7 @@ impl GuardFs {
         {
             tracing::debug!(ino = node, %errno, "cannot close a backing id");
         }
+        fail_point::reach(Stage::Unregistered);
         self.table.set_opens(node, 0, 0);
     }
 
