@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 
-use crate::commands::{completion, daemon, doctor, ls, mount, status, sync, umount};
+use crate::commands::{completion, daemon, doctor, ls, mount, quota, status, sync, umount};
 use crate::env_vars;
 use crate::error::ExitStatus;
 use crate::help;
@@ -68,6 +68,7 @@ pub enum Command {
     Ls(ls::LsArgs),
     Status(status::StatusArgs),
     Sync(sync::SyncArgs),
+    Quota(quota::QuotaArgs),
     Doctor(doctor::DoctorArgs),
     Daemon(daemon::DaemonArgs),
     Completion(completion::CompletionArgs),

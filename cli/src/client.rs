@@ -17,8 +17,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use wsguard_api::{
-    API_PREFIX, ApiError, DaemonStatus, ErrorCode, MountAllReport, MountRequest, SyncReport, SyncRequest,
-    UmountReport, UpgradeAccepted, UpgradeRequest, Workspace, WorkspaceList,
+    API_PREFIX, ApiError, AuditList, DaemonStatus, ErrorCode, Explanation, MountAllReport, MountRequest,
+    PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest, SyncReport, SyncRequest, UmountReport,
+    UpgradeAccepted, UpgradeRequest, Workspace, WorkspaceList,
 };
 
 use crate::error::CliError;
@@ -157,6 +158,46 @@ impl Client {
     /// As [`Self::status`].
     pub fn sync(&self, request: &SyncRequest) -> Result<SyncReport, CliError> {
         self.post("/sync", Some(request))
+    }
+
+    /// Asks for the limits and the use of every scope that the caller may see.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn quota_report(&self) -> Result<QuotaReport, CliError> {
+        self.get("/quota")
+    }
+
+    /// Has the quota policy changed, or asks what a change would do.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn quota_change(&self, request: &QuotaRequest) -> Result<QuotaPlan, CliError> {
+        self.post("/quota", Some(request))
+    }
+
+    /// Asks for everything that is configured.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn quota_policy(&self) -> Result<PolicyDocument, CliError> {
+        self.get("/quota/policy")
+    }
+
+    /// Asks why a path has the limits that it has.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn quota_explain(&self, path: &str) -> Result<Explanation, CliError> {
+        self.get(&format!("/quota/explain?path={}", percent_encoded(path)))
+    }
+
+    /// Asks for the latest changes of the quota policy.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn quota_audit(&self, limit: u32) -> Result<AuditList, CliError> {
+        self.get(&format!("/quota/audit?limit={limit}"))
     }
 
     /// Sends a GET for any path, of any server, and returns the HTTP status of the answer.

@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod doctor;
 pub mod ls;
 pub mod mount;
+pub mod quota;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod status;
@@ -31,6 +32,7 @@ pub fn run(command: &Command, settings: &Settings, printer: &mut Printer) -> Res
         Command::Ls(args) => ls::run(args, settings, printer),
         Command::Status(args) => status::run(args, settings, printer),
         Command::Sync(args) => sync::run(args, settings, printer),
+        Command::Quota(args) => quota::run(args, settings, printer),
         Command::Doctor(args) => doctor::run(args, settings, printer),
         Command::Daemon(args) => daemon::run(args, settings, printer),
         Command::Completion(args) => completion::run(args, printer),

@@ -15,7 +15,10 @@ pub mod env_vars;
 pub mod error;
 mod help;
 pub mod launch;
+pub mod links;
 pub mod output;
+pub mod policy_file;
+pub mod quantity;
 pub mod settings;
 pub mod target;
 #[cfg(test)]
@@ -36,7 +39,7 @@ use crate::settings::Settings;
 
 /// Parses the command line, runs it and returns the process's exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let arguments = links::expand(arguments.into_iter().collect());
     let status = match Cli::try_parse_from(&arguments) {
         Ok(cli) => run_parsed(&cli, arguments.first().map(OsString::as_os_str)),
         Err(error) => refuse(&error, &arguments),

@@ -52,6 +52,18 @@ pub fn beside_mount(path: &Path) -> Result<PathBuf, CliError> {
     }
 }
 
+/// Returns an existing path with its links resolved, also where a dead mount lies over it.
+///
+/// # Errors
+/// Says whether it is missing or cannot be reached.
+pub fn directory_or_beside(path: &Path) -> Result<PathBuf, CliError> {
+    match fs::canonicalize(path) {
+        Err(source) if is_dead_mount(&source) => beside_mount(path),
+        Err(source) => Err(unreachable(path, &source)),
+        Ok(resolved) => utf8(resolved),
+    }
+}
+
 fn is_dead_mount(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error())
 }

@@ -32,6 +32,22 @@ impl Users {
         Self { names }
     }
 
+    /// Returns the uid of a user named by name or number, as this machine knows users: by its files, then by its
+    /// directory service. A number is a user only if somebody has it.
+    pub fn uid(&self, name: &str) -> Option<u32> {
+        if let Ok(uid) = name.parse::<u32>() {
+            return (self.names.contains_key(&uid) || uzers::get_user_by_uid(uid).is_some()).then_some(uid);
+        }
+        // Of several uids with one name the first in the file would win; files with two are broken.
+        let listed = self.names.iter().filter(|(_, known)| *known == name).map(|(uid, _)| *uid).min();
+        listed.or_else(|| uzers::get_user_by_name(name).map(|user| user.uid()))
+    }
+
+    /// Returns the names of the accounts that are known without asking a directory service.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.values().map(String::as_str)
+    }
+
     /// Returns the name, or the number where there is none.
     pub fn name(&self, uid: u32) -> String {
         self.names.get(&uid).cloned().unwrap_or_else(|| uid.to_string())
@@ -56,5 +72,16 @@ mod tests {
         assert_eq!(users.full(1000), "alice (1000)");
         assert_eq!(users.name(0), "root");
         assert_eq!(users.full(7), "uid 7");
+    }
+
+    #[test]
+    fn users_are_found_by_name_and_by_the_numbers_that_somebody_has() {
+        let users = Users::parse("alice:x:1000:1000::/home/alice:\n");
+        assert_eq!(users.uid("alice"), Some(1000));
+        assert_eq!(users.uid("1000"), Some(1000));
+        assert_eq!(users.uid("root"), Some(0));
+        assert_eq!(users.uid("no-such-user"), None);
+        assert_eq!(users.uid("4294967294"), None);
+        assert_eq!(users.uid("-1"), None);
     }
 }
