@@ -24,7 +24,7 @@ impl GuardFs {
     /// `ENOENT`, or what the filesystem says.
     pub(crate) fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
         let dir = self.node_fd(parent)?;
-        self.entry(self.backing.child(borrow(&dir), name)?)
+        self.entry_at(borrow(&dir), name)
     }
 
     /// Creates a file that is not opened: regular, FIFO, socket or device.
@@ -94,7 +94,7 @@ impl GuardFs {
         self.mutate_name(parent, name, || {
             rustix::fs::linkat(borrow(&fd), "", borrow(&dir), name, AtFlags::EMPTY_PATH)
         })?;
-        self.entry(self.backing.child(borrow(&dir), name)?)
+        self.entry_at(borrow(&dir), name)
     }
 
     /// Returns a symbolic link's target.
@@ -155,7 +155,7 @@ impl GuardFs {
 
     fn ino_at(&self, (parent, name): (u64, &OsStr)) -> Result<u64, Errno> {
         let dir = self.node_fd(parent)?;
-        Ok(self.backing.child(borrow(&dir), name)?.stat.stx_ino)
+        Ok(self.backing.stat_at(borrow(&dir), name)?.stx_ino)
     }
 
     fn rename_now(
@@ -232,7 +232,7 @@ impl GuardFs {
         let dir = self.node_fd(parent)?;
         identity::assume(self.creator(caller, umask))?;
         self.reclaim.retry_when_full(|| self.mutate_name(parent, name, || create(borrow(&dir))))?;
-        self.entry(self.backing.child(borrow(&dir), name)?)
+        self.entry_at(borrow(&dir), name)
     }
 
     /// Runs a change of one name so that the watcher does not take it for a foreign one.
