@@ -320,6 +320,23 @@ impl GuardFs {
         self.reclaim.unpin(node);
     }
 
+    /// Makes the kernel distrust what it holds of `node` or is about to receive: it changed just now. Call it between
+    /// the change and the reply.
+    ///
+    /// Upon most replies the kernel itself marks the attributes that it holds as old (`fuse_dir_changed`,
+    /// `fuse_update_ctime` in fs/fuse/dir.c). Attributes that were read before the change and reach it afterwards would
+    /// be taken for new ones and kept for an hour. Only a notification raises the version by which it turns such a
+    /// latecomer down (`fuse_reverse_inval_inode`, `fuse_change_attributes_i` in fs/fuse/inode.c). Where the kernel
+    /// raises it by itself (SETATTR, WRITE, an open with `O_TRUNC`, the inode that LINK and UNLINK are about), this is
+    /// not needed.
+    fn changed(&self, node: u64) {
+        // Only attributes: that takes no lock which a request of this inode could hold.
+        match self.device.invalidate_node(node, Invalidate::Attributes) {
+            Ok(()) | Err(Errno::NOTCONN | Errno::NODEV) => {}
+            Err(errno) => tracing::warn!(ino = node, %errno, "cannot invalidate attributes after a change"),
+        }
+    }
+
     /// Keeps a deleted inode reachable for as long as the kernel knows it.
     fn pin(&self, node: u64, fd: OwnedFd) {
         self.reclaim.pin(node, fd);

@@ -4,24 +4,30 @@
 //! each time.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Metadata},
     os::unix::fs::MetadataExt,
+    path::Path,
     process::{Child, Stdio},
     thread,
     time::Duration,
 };
 
-use harness::{Daemon, GuardMount, Run, require, require_tool, wait_until};
+use harness::{Backing, Daemon, GuardMount, Run, require, require_tool, wait_until};
 use rustix::{
-    fs::{Mode, fchmod},
+    fs::{CWD, FallocateFlags, Mode, RenameFlags, XattrFlags, fallocate, fchmod, renameat_with, setxattr},
     process::{Pid, Signal, kill_process},
 };
+
+use super::ground::Ground;
 
 /// How long the worker's system call takes to return with what it found at once.
 const DELAY: Duration = Duration::from_millis(300);
 
 /// When the change begins, after the system call has.
 const HEAD_START: Duration = Duration::from_millis(100);
+
+/// After this long the watcher has reported every change that was made before.
+const SETTLED: Duration = Duration::from_millis(500);
 
 /// After this long the kernel looks a name up again if the tree is not watched.
 const EXPIRED: Duration = Duration::from_millis(1_200);
@@ -55,6 +61,67 @@ impl Drop for SlowCall {
         kill_process(Pid::from_child(&self.0), Signal::TERM).ok();
         self.0.wait().ok();
     }
+}
+
+fn shown(path: &Path) -> String {
+    let stat = fs::symlink_metadata(path).unwrap();
+    let time =
+        |at: fn(&Metadata) -> i64, nanos: fn(&Metadata) -> i64| format!("{}.{:09}", at(&stat), nanos(&stat));
+    format!(
+        "mode {:o}, {} links, size {}, mtime {}, ctime {}",
+        stat.mode(),
+        stat.nlink(),
+        stat.size(),
+        time(MetadataExt::mtime, MetadataExt::mtime_nsec),
+        time(MetadataExt::ctime, MetadataExt::ctime_nsec),
+    )
+}
+
+/// Lets `change` happen between the moment at which the worker reads the attributes of `observed` and the one at which
+/// the kernel receives them.
+fn overtake(ground: &Ground, observed: &str, change: impl FnOnce()) {
+    let path = ground.mounted.join(observed);
+    thread::sleep(SETTLED);
+    for above in path.ancestors().take(3) {
+        fs::metadata(above).unwrap();
+    }
+    // Reading makes the kernel ask for the attributes again, but not before the change: that goes by the mode, which
+    // stays known.
+    if path.is_dir() {
+        fs::read_dir(&path).unwrap().for_each(|entry| drop(entry.unwrap()));
+    } else {
+        fs::read(&path).unwrap();
+    }
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| fs::symlink_metadata(&path).unwrap());
+        thread::sleep(HEAD_START);
+        change();
+        asking.join().unwrap();
+    });
+    let (seen, real) = (shown(&path), shown(&ground.backing.join(observed)));
+    assert_eq!(seen, real, "{observed}");
+}
+
+#[test]
+fn attributes_from_before_a_change_are_not_kept_after_it() {
+    require!(fuse);
+    let ground = Ground::guarded(Backing::Directory);
+    let dir = ground.mounted.join("dir");
+    fs::create_dir(&dir).unwrap();
+    for name in ["one", "file"] {
+        fs::write(dir.join(name), "text").unwrap();
+    }
+    let file = File::options().write(true).open(dir.join("file")).unwrap();
+    fs::metadata(dir.join("one")).unwrap();
+    let Some(_slow) = SlowCall::begin(ground.mount().daemon().worker_pid(), "statx") else { return };
+
+    overtake(&ground, "dir", || {
+        renameat_with(CWD, dir.join("one"), CWD, dir.join("other"), RenameFlags::NOREPLACE).unwrap();
+    });
+    overtake(&ground, "dir/file", || fallocate(&file, FallocateFlags::KEEP_SIZE, 0, 1 << 20).unwrap());
+    overtake(&ground, "dir/file", || {
+        setxattr(dir.join("file"), "user.name", b"value", XattrFlags::empty()).unwrap();
+    });
 }
 
 #[test]

@@ -30,7 +30,12 @@ impl GuardFs {
         identity::assume_nobody()?;
         let flags = u32::try_from(flags).ok().and_then(XattrFlags::from_bits).ok_or(Errno::INVAL)?;
         let fd = self.node_fd(node)?;
-        let set = || rustix::fs::setxattr(proc_path(borrow(&fd)), name, value, flags);
+        let set = || {
+            rustix::fs::setxattr(proc_path(borrow(&fd)), name, value, flags)?;
+            // The ctime; the mode as well, if it is an ACL.
+            self.changed(node);
+            Ok(())
+        };
         // An access ACL clears the setgid bit unless the caller is in the file's group or holds CAP_FSETID
         // (`posix_acl_update_mode`); the request does not say which.
         if name == "system.posix_acl_access" {
@@ -52,7 +57,9 @@ impl GuardFs {
         }
         identity::assume_nobody()?;
         let fd = self.node_fd(node)?;
-        rustix::fs::removexattr(proc_path(borrow(&fd)), name)
+        rustix::fs::removexattr(proc_path(borrow(&fd)), name)?;
+        self.changed(node);
+        Ok(())
     }
 
     /// Reads an attribute's value into `buffer`; with an empty buffer only returns its length.

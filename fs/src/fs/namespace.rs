@@ -188,10 +188,27 @@ impl GuardFs {
             }
         }
         renamed?;
+        self.changed(from.0);
+        if to.0 != from.0 {
+            self.changed(to.0);
+        }
+        // What was moved has a new ctime.
+        self.changed_at(borrow(&to_dir), to.1);
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.changed_at(borrow(&from_dir), from.1);
+        }
         if let Some(Victim { node, fd }) = replaced {
             self.pin(node, fd);
         }
         Ok(())
+    }
+
+    /// As [`GuardFs::changed`], for what a name stands for. If it is gone already, somebody below the mount has removed
+    /// it, which the watcher reports.
+    fn changed_at(&self, dir: BorrowedFd<'_>, name: &OsStr) {
+        if let Ok(node) = self.backing.stat_at(dir, name).and_then(|stat| self.node_of(&stat)) {
+            self.changed(node);
+        }
     }
 
     fn remove(&self, parent: u64, name: &OsStr, flags: AtFlags) -> Result<(), Errno> {
@@ -235,7 +252,7 @@ impl GuardFs {
         self.entry_at(borrow(&dir), name)
     }
 
-    /// Runs a change of one name so that the watcher does not take it for a foreign one.
+    /// Runs a change of one name so that the watcher does not take it for a foreign one, and the kernel learns of it.
     fn mutate_name(
         &self,
         parent: u64,
@@ -244,6 +261,8 @@ impl GuardFs {
     ) -> Result<(), Errno> {
         let key = self.directory_key(parent);
         self.own_mutations.expect(key, name);
-        change().inspect_err(|_| self.own_mutations.retract(key, name))
+        change().inspect_err(|_| self.own_mutations.retract(key, name))?;
+        self.changed(parent);
+        Ok(())
     }
 }

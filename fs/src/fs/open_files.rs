@@ -20,7 +20,6 @@ use super::kept_fd::{FileRef, KeptFd};
 use super::{Caller, Entry as NodeEntry, GuardFs, borrow};
 use crate::handle::Remembered;
 use crate::journal::Running;
-use crate::sys::device::Invalidate;
 use crate::sys::identity;
 
 /// Locks that the open inodes are divided by.
@@ -269,6 +268,7 @@ impl GuardFs {
                 return Err(errno);
             }
         };
+        self.changed(parent);
         let child = self.backing.of_fd(opened.as_fd())?;
         let mut entry = self.entry(child)?;
         let is_privileged = mode & (libc::S_ISUID | libc::S_ISGID) != 0;
@@ -358,12 +358,8 @@ impl GuardFs {
             inode.may_be_privileged.store(true, Ordering::Relaxed);
         }
         if maybe_mapped {
-            // Attributes from before this open must not hide what a mapping changes from now on. Only
-            // attributes: that takes no lock which a request of this inode could hold.
-            match self.device.invalidate_node(node, Invalidate::Attributes) {
-                Ok(()) | Err(Errno::NOTCONN | Errno::NODEV) => {}
-                Err(errno) => tracing::debug!(ino = node, %errno, "cannot invalidate attributes at open"),
-            }
+            // Attributes from before this open must not hide what a mapping changes from now on.
+            self.changed(node);
         }
         let number = match self.files.reserve() {
             Ok(number) => number,
