@@ -23,6 +23,7 @@ mod page_drop;
 mod reclaim;
 mod recount;
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -283,29 +284,48 @@ impl GuardFs {
         }
     }
 
-    /// Counts the kernel's reference to `child` and makes the entry that the reply carries.
+    /// Counts the kernel's reference to the entry `name` of `dir` and makes the entry that the reply carries.
+    fn entry_at(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Entry, Errno> {
+        let child = self.backing.child(dir, name)?;
+        let inode = self.inode_of(&child)?;
+        if self.table.add_undisputed_lookup(&inode)? {
+            return Ok(self.counted(&inode, child.stat));
+        }
+        // Its number is used for another file now, or handle and number are those of two files. Taken for one, every
+        // later request on the second file would go to the first.
+        self.entry(self.backing.child_at_once(dir, name)?)
+    }
+
+    /// As [`Self::entry_at`], for a file of which handle and attributes are known to belong together.
     fn entry(&self, child: Child) -> Result<Entry, Errno> {
         let inode = self.inode_of(&child)?;
         self.table.add_lookup(&inode)?;
+        Ok(self.counted(&inode, child.stat))
+    }
+
+    fn counted(&self, inode: &Inode, stat: Stat) -> Entry {
         fail_point::reach(Stage::Counted);
-        Ok(Entry {
+        Entry {
             node: inode.node,
             generation: inode.generation,
-            stat: child.stat,
+            stat,
             attribute_ttl: self.attribute_ttl(inode.node),
             entry_ttl: self.entry_ttl(),
-        })
+        }
     }
 
     fn inode_of(&self, child: &Child) -> Result<Inode, Errno> {
-        let stat = &child.stat;
-        let device = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
         Ok(Inode {
-            node: self.table.node_number(device, stat.stx_ino)?,
+            node: self.node_of(&child.stat)?,
             generation: child.handle.generation(),
-            file_type: u32::from(stat.stx_mode) & libc::S_IFMT,
+            file_type: u32::from(child.stat.stx_mode) & libc::S_IFMT,
             handle: child.handle,
         })
+    }
+
+    fn node_of(&self, stat: &Stat) -> Result<u64, Errno> {
+        let device = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
+        self.table.node_number(device, stat.stx_ino)
     }
 
     /// Returns the number that the watcher knows a directory by: its backing inode number.
@@ -333,6 +353,23 @@ impl GuardFs {
         }
         self.reclaim.while_closing(|| self.backing.forget(&inode.handle));
         self.reclaim.unpin(node);
+    }
+
+    /// Makes the kernel distrust what it holds of `node` or is about to receive: it changed just now. Call it between
+    /// the change and the reply.
+    ///
+    /// Upon most replies the kernel itself marks the attributes that it holds as old (`fuse_dir_changed`,
+    /// `fuse_update_ctime` in fs/fuse/dir.c). Attributes that were read before the change and reach it afterwards would
+    /// be taken for new ones and kept for an hour. Only a notification raises the version by which it turns such a
+    /// latecomer down (`fuse_reverse_inval_inode`, `fuse_change_attributes_i` in fs/fuse/inode.c). Where the kernel
+    /// raises it by itself (SETATTR, WRITE, an open with `O_TRUNC`, the inode that LINK and UNLINK are about), this is
+    /// not needed.
+    fn changed(&self, node: u64) {
+        // Only attributes: that takes no lock which a request of this inode could hold.
+        match self.device.invalidate_node(node, Invalidate::Attributes) {
+            Ok(()) | Err(Errno::NOTCONN | Errno::NODEV) => {}
+            Err(errno) => tracing::warn!(ino = node, %errno, "cannot invalidate attributes after a change"),
+        }
     }
 
     /// Keeps a deleted inode reachable for as long as the kernel knows it.

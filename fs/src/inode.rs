@@ -103,6 +103,13 @@ impl Inode {
     }
 }
 
+/// What becomes of an identity that contradicts the one by which a node is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Disputed {
+    Taken,
+    Refused,
+}
+
 /// See the module.
 pub(crate) struct InodeTable {
     memory: Arc<SharedMemory>,
@@ -254,6 +261,15 @@ impl InodeTable {
         self.shard(node).lock().find(self, node).is_some()
     }
 
+    /// As [`Self::add_lookup`], unless the node is known by another identity: then it counts nothing and returns
+    /// whether it did.
+    ///
+    /// # Errors
+    /// As [`Self::add_lookup`].
+    pub(crate) fn add_undisputed_lookup(&self, inode: &Inode) -> Result<bool, Errno> {
+        self.count(inode, Disputed::Refused)
+    }
+
     /// Counts one more reference of the kernel, entering the inode if it is new.
     ///
     /// A node whose number is used for another file now takes that file's identity.
@@ -261,16 +277,23 @@ impl InodeTable {
     /// # Errors
     /// `ENFILE` when the table is full.
     pub(crate) fn add_lookup(&self, inode: &Inode) -> Result<(), Errno> {
+        self.count(inode, Disputed::Taken).map(drop)
+    }
+
+    fn count(&self, inode: &Inode, disputed: Disputed) -> Result<bool, Errno> {
         let mut shard = self.shard(inode.node).lock();
         if let Some(slot) = shard.find(self, inode.node) {
             let line = self.line(slot);
             if read_inode(line) != *inode {
+                if disputed == Disputed::Refused {
+                    return Ok(false);
+                }
                 // A worker that dies in between leaves a mixture, which opens nothing and is written anew by the next
                 // lookup; the counts stay right.
                 write_inode(line, inode);
             }
             line[word::LOOKUPS].fetch_add(1, Ordering::AcqRel);
-            return Ok(());
+            return Ok(true);
         }
         let slot = self.allocate(&mut shard)?;
         let line = self.line(slot);
@@ -280,7 +303,7 @@ impl InodeTable {
         let hasher = |slot: &u32| hash(self.line(*slot)[word::NODE].load(Ordering::Acquire));
         shard.index.insert_unique(hash(inode.node), slot, hasher);
         self.known.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        Ok(true)
     }
 
     /// Takes back `lookups` references; returns the inode if those were the last.
@@ -514,6 +537,15 @@ mod tests {
         table.add_lookup(&inode(20, 1)).unwrap();
         assert_eq!(table.life(20), Life::Named);
         assert_eq!(table.set_life(21, Life::Gone), Life::Named, "unknown");
+    }
+
+    #[test]
+    fn disputed_identity_is_neither_taken_nor_counted() {
+        let table = table();
+        assert_eq!(table.add_undisputed_lookup(&inode(20, 0)), Ok(true));
+        assert_eq!(table.add_undisputed_lookup(&inode(20, 0)), Ok(true));
+        assert_eq!(table.add_undisputed_lookup(&inode(20, 1)), Ok(false));
+        assert_eq!(table.forget(20, 2), Some(inode(20, 0)));
     }
 
     #[test]

@@ -147,12 +147,6 @@ impl GuardFs {
         }
     }
 
-    /// The number under which an inode is charged: its node.
-    pub(super) fn inode_number(&self, stat: &Stat) -> Result<u64, Errno> {
-        let device = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
-        self.table.node_number(device, stat.stx_ino)
-    }
-
     /// Rebuilds what a worker before this one knew of open files.
     pub(super) fn restore_charges(&self) {
         let Some(charging) = &self.charging else { return };

@@ -231,9 +231,12 @@ impl GuardFs {
         let allocate = || rustix::fs::fallocate(&file, mode, offset, length);
         // Where the bits have to go, the kernel has said so in a request of its own (`file_modified`).
         let allocate = || {
-            self.reclaim.retry_when_full(|| {
+            let allocated = self.reclaim.retry_when_full(|| {
                 if self.may_keep_privilege(&open_file) { identity::with_fsetid(allocate) } else { allocate() }
-            })
+            });
+            // Also when it failed: it may have come halfway before the filesystem was full.
+            self.changed(open_file.node);
+            allocated
         };
         let Some(charging) = &self.charging else {
             allocate()?;

@@ -34,6 +34,8 @@ impl GuardFs {
         // Large values take a block of their own, which counts as the file's.
         let set = || {
             rustix::fs::setxattr(proc_path(borrow(&fd)), name, value, flags)?;
+            // The ctime; the mode as well, if it is an ACL.
+            self.changed(node);
             fail_point::reach(Stage::Effect);
             Ok(())
         };
@@ -61,6 +63,7 @@ impl GuardFs {
         let fd = self.node_fd(node)?;
         self.charged_change(node, borrow(&fd), || {
             rustix::fs::removexattr(proc_path(borrow(&fd)), name)?;
+            self.changed(node);
             fail_point::reach(Stage::Effect);
             Ok(())
         })

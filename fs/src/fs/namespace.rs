@@ -32,7 +32,7 @@ impl GuardFs {
     /// `ENOENT`, or what the filesystem says.
     pub(crate) fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
         let dir = self.node_fd(parent)?;
-        self.entry(self.backing.child(borrow(&dir), name)?)
+        self.entry_at(borrow(&dir), name)
     }
 
     /// Creates a file that is not opened: regular, FIFO, socket or device.
@@ -106,7 +106,7 @@ impl GuardFs {
         if let Some(names) = &names {
             self.count_moved(names, &dir, name);
         }
-        self.entry(self.backing.child(borrow(&dir), name)?)
+        self.entry_at(borrow(&dir), name)
     }
 
     /// Returns a symbolic link's target.
@@ -168,7 +168,7 @@ impl GuardFs {
 
     fn ino_at(&self, (parent, name): (u64, &OsStr)) -> Result<u64, Errno> {
         let dir = self.node_fd(parent)?;
-        Ok(self.backing.child(borrow(&dir), name)?.stat.stx_ino)
+        Ok(self.backing.stat_at(borrow(&dir), name)?.stx_ino)
     }
 
     fn rename_now(
@@ -211,10 +211,19 @@ impl GuardFs {
         }
         renamed?;
         fail_point::reach(Stage::Effect);
+        self.changed(from.0);
+        if to.0 != from.0 {
+            self.changed(to.0);
+        }
+        // What was moved has a new ctime.
+        self.changed_at(borrow(&to_dir), to.1);
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.changed_at(borrow(&from_dir), from.1);
+        }
         if let Some(names) = &names {
             if let Some(inode) = whiteout {
-                let made = self.backing.child(borrow(&from_dir), from.1)?;
-                names.created(self.inode_of(&made)?.node, inode);
+                let made = self.backing.stat_at(borrow(&from_dir), from.1)?;
+                names.created(self.node_of(&made)?, inode);
             }
             self.count_moved(names, &to_dir, to.1);
             if flags.contains(RenameFlags::EXCHANGE) {
@@ -223,6 +232,14 @@ impl GuardFs {
         }
         self.removed(names.as_ref(), replaced);
         Ok(())
+    }
+
+    /// As [`GuardFs::changed`], for what a name stands for. If it is gone already, somebody below the mount has removed
+    /// it, which the watcher reports.
+    fn changed_at(&self, dir: BorrowedFd<'_>, name: &OsStr) {
+        if let Ok(node) = self.backing.stat_at(dir, name).and_then(|stat| self.node_of(&stat)) {
+            self.changed(node);
+        }
     }
 
     fn remove(&self, parent: u64, name: &OsStr, flags: AtFlags) -> Result<(), Errno> {
@@ -302,14 +319,14 @@ impl GuardFs {
         let mut names = self.begin_names();
         let inode = names.as_mut().map(Names::admit_inode).transpose()?;
         self.reclaim.retry_when_full(|| self.mutate_name(parent, name, || create(borrow(&dir))))?;
-        let entry = self.entry(self.backing.child(borrow(&dir), name)?)?;
+        let entry = self.entry_at(borrow(&dir), name)?;
         if let (Some(names), Some(inode)) = (&names, inode) {
             names.created(entry.node, inode);
         }
         Ok(entry)
     }
 
-    /// Runs a change of one name so that the watcher does not take it for a foreign one.
+    /// Runs a change of one name so that the watcher does not take it for a foreign one, and the kernel learns of it.
     fn mutate_name(
         &self,
         parent: u64,
@@ -319,6 +336,7 @@ impl GuardFs {
         let key = self.directory_key(parent);
         self.own_mutations.expect(key, name);
         change().inspect_err(|_| self.own_mutations.retract(key, name))?;
+        self.changed(parent);
         fail_point::reach(Stage::Effect);
         Ok(())
     }

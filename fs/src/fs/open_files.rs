@@ -24,7 +24,6 @@ use crate::fail_point::{self, Stage};
 use crate::handle::Remembered;
 use crate::inode::Life;
 use crate::journal::Running;
-use crate::sys::device::Invalidate;
 use crate::sys::identity;
 
 /// Locks that the open inodes are divided by.
@@ -317,6 +316,7 @@ impl GuardFs {
                 return Err(errno);
             }
         };
+        self.changed(parent);
         fail_point::reach(Stage::Effect);
         let child = self.backing.of_fd(opened.as_fd())?;
         let mut entry = self.entry(child)?;
@@ -424,12 +424,8 @@ impl GuardFs {
             return Err(errno);
         }
         if maybe_mapped {
-            // Attributes from before this open must not hide what a mapping changes from now on. Only
-            // attributes: that takes no lock which a request of this inode could hold.
-            match self.device.invalidate_node(node, Invalidate::Attributes) {
-                Ok(()) | Err(Errno::NOTCONN | Errno::NODEV) => {}
-                Err(errno) => tracing::debug!(ino = node, %errno, "cannot invalidate attributes at open"),
-            }
+            // Attributes from before this open must not hide what a mapping changes from now on.
+            self.changed(node);
         }
         let number = match self.files.reserve() {
             Ok(number) => number,

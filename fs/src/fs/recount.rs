@@ -126,7 +126,7 @@ impl GuardFs {
         // However it ends, nobody enters anything any more.
         let end = scopeguard::guard((), |()| charging.recount.store(None));
         self.count_deleted(&recount);
-        charging.count(&recount, self.inode_number(self.backing.root_stat())?, self.backing.root_stat());
+        charging.count(&recount, self.node_of(self.backing.root_stat())?, self.backing.root_stat());
         while let Some((ino, handle)) = recount.next_directory() {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
@@ -211,7 +211,7 @@ impl GuardFs {
             Err(Errno::NOENT) => return Ok(()),
             result => result?,
         };
-        let node = self.inode_number(&stat)?;
+        let node = self.node_of(&stat)?;
         charging.count(recount, node, &stat);
         visitor.visit(parent, stat.stx_ino, name, &stat, charging.accounting().charge(&stat));
         if FileType::from_raw_mode(u32::from(stat.stx_mode)) == FileType::Directory {
@@ -229,7 +229,7 @@ impl GuardFs {
         let Some(charging) = &self.charging else { return };
         let recount = charging.recount.load();
         let Some(recount) = recount.as_ref() else { return };
-        let moved = self.backing.child(dir.as_fd(), name).and_then(|child| {
+        let moved = self.backing.child_at_once(dir.as_fd(), name).and_then(|child| {
             names.moved(self.inode_of(&child)?.node, &child.stat);
             if FileType::from_raw_mode(u32::from(child.stat.stx_mode)) == FileType::Directory {
                 recount.walk_again(child.stat.stx_ino, child.handle);
