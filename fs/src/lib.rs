@@ -4,7 +4,7 @@
 //!   daemon ── keeper: holds /dev/fuse fds and state memfds ── worker: everything below
 //!     control ── workspaces ── mounting, catalog, changed_outside, mount_users, rebind, keeper_link, roots_watch
 //!                    │
-//!                 session ── fuse (adapter) ── fs (operations) ── inode, handle, backing
+//!                 session ── fuse (adapter) ── fs (operations) ── inode, handle, backing, tracker
 //!                                               │
 //!                                            watcher (foreign edits)
 //! ```
@@ -25,10 +25,12 @@ mod journal;
 mod keeper_link;
 mod mount_users;
 mod mounting;
+mod processes;
 mod rebind;
 mod roots_watch;
 pub mod session;
 mod state;
 mod sys;
+mod tracker;
 mod watcher;
 mod workspaces;
