@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 const IMPORTERS: &[(&str, &[&str])] = &[
     ("fuser", &["fs/src/fuse.rs", "fs/src/fuse/", "fs/src/session.rs"]),
     ("notify", &["fs/src/roots_watch.rs"]),
-    ("rusqlite", &["fs/src/catalog.rs", "fs/src/catalog/"]),
+    (
+        "rusqlite",
+        &["fs/src/catalog.rs", "fs/src/catalog/", "fs/src/tracker/history.rs", "fs/src/tracker/history/"],
+    ),
     ("axum", &["fs/src/control.rs", "fs/src/control/"]),
     ("clap", &["cli/src/"]),
     ("comfy_table", &["cli/src/output.rs", "cli/src/output/"]),

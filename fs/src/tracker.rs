@@ -8,11 +8,15 @@
 //! One thread for the worker, the [`Recorder`], takes the queues of all workspaces at most every 100 ms, puts paths
 //! and processes to the records, hands them to the [`Follower`]s and stores them in `<state>/history/<id>.sqlite`.
 
+pub(crate) mod history;
+mod lane;
 mod names;
 mod process;
 mod queue;
 mod record;
+mod recorder;
 mod tally;
+mod top;
 
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,9 +25,12 @@ use std::thread::Thread;
 
 use parking_lot::Mutex;
 
+pub(crate) use lane::HistoryOptions;
 pub(crate) use process::{Process, Processes};
 pub(crate) use record::{Operation, Record};
+pub(crate) use recorder::Recorder;
 pub(crate) use tally::{OpenTally, TallyView};
+pub(crate) use top::{Activity, OpenFile, Writer};
 
 use names::KnownDirectories;
 use queue::{Item, Pushed, Queue, URGENT};
@@ -124,6 +131,30 @@ impl Tracker {
     pub(crate) fn names_changed_outside(&self) {
         self.known.forget_all();
         self.push(Item::NamesChanged);
+    }
+
+    /// Notes that a worker before this one died: what it had not stored is missing.
+    pub(crate) fn note_interrupted(&self, reason: &'static str) {
+        self.push(Item::Interrupted { reason });
+    }
+
+    /// Passes records on to whoever follows.
+    fn tell(&self, records: &[Record], lost: u64) {
+        if records.is_empty() && lost == 0 {
+            return;
+        }
+        for follower in self.followers.lock().iter_mut() {
+            if lost > 0 {
+                follower.lost(lost);
+            }
+            if !records.is_empty() {
+                follower.records(records);
+            }
+        }
+    }
+
+    fn locate_now(&self, node: u64) -> Option<(u64, Box<OsStr>)> {
+        self.locate.get()?(node)
     }
 
     /// Tells the recorder where a directory lies that it does not know, and those above it.

@@ -25,6 +25,8 @@ pub(super) enum Item {
     Located { node: u64, parent: u64, name: Box<OsStr> },
     /// Names changed below the mount; what was known of directories may be wrong.
     NamesChanged,
+    /// Whoever recorded before died with records under way.
+    Interrupted { reason: &'static str },
 }
 
 /// What became of an item.

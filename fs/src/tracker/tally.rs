@@ -147,10 +147,6 @@ impl Tallies {
         self.shards.iter().flat_map(open).collect()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.shards.iter().all(|shard| shard.lock().is_empty())
-    }
-
     fn shard(&self, id: u64) -> &Mutex<FxHashMap<u64, Weak<OpenTally>>> {
         &self.shards[id as usize % SHARDS]
     }
