@@ -23,8 +23,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
+pub(crate) use history::Bounds;
 pub(crate) use lane::HistoryOptions;
 pub(crate) use process::{Process, Processes};
 pub(crate) use record::{Operation, Record};
@@ -56,9 +57,15 @@ pub(crate) struct Tracker {
     tallies: Tallies,
     known: KnownDirectories,
     processes: Arc<Processes>,
-    locate: OnceLock<Locate>,
+    locate: RwLock<Option<Locate>>,
     wake: Arc<Wake>,
     followers: Mutex<Vec<Box<dyn Follower>>>,
+}
+
+impl std::fmt::Debug for Tracker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tracker").field("workspace", &self.workspace).finish_non_exhaustive()
+    }
 }
 
 impl Tracker {
@@ -70,7 +77,7 @@ impl Tracker {
             tallies: Tallies::new(),
             known: KnownDirectories::new(),
             processes,
-            locate: OnceLock::new(),
+            locate: RwLock::new(None),
             wake,
             followers: Mutex::default(),
         }
@@ -81,9 +88,10 @@ impl Tracker {
         &self.workspace
     }
 
-    /// Sets how the places of directories are found that existed before they were tracked. The first one counts.
+    /// Sets how the places of directories are found that existed before they were tracked. A workspace that is
+    /// mounted again sets it again.
     pub(crate) fn set_locate(&self, locate: Locate) {
-        self.locate.get_or_init(|| locate);
+        *self.locate.write() = Some(locate);
     }
 
     /// Tells `follower` of everything from now on.
@@ -93,7 +101,11 @@ impl Tracker {
 
     /// Notes a change that has happened, while its request is still under way. Never blocks.
     pub(crate) fn record(&self, record: Record) {
-        self.processes.note(record.pid);
+        let process = self.processes.of_thread(record.pid);
+        self.record_by(record, process);
+    }
+
+    fn record_by(&self, record: Record, process: Option<Arc<Process>>) {
         match record.operation {
             Operation::RemoveDirectory => self.known.forget(record.node),
             // Its place comes with the record itself.
@@ -105,7 +117,7 @@ impl Tracker {
                 self.introduce(parent);
             }
         }
-        self.push(Item::Record(record));
+        self.push(Item::Record(record, process));
     }
 
     /// Notes that a file is open for writing. `parent` is its directory if the request told.
@@ -116,8 +128,8 @@ impl Tracker {
         uid: u32,
         pid: u32,
     ) -> Arc<OpenTally> {
-        self.processes.note(pid);
-        let tally = self.tallies.open(Arc::downgrade(self), node, parent.unwrap_or(0), uid, pid);
+        let process = self.processes.of_thread(pid);
+        let tally = self.tallies.open(Arc::downgrade(self), node, parent.unwrap_or(0), (uid, pid), process);
         self.wake.up();
         tally
     }
@@ -154,15 +166,14 @@ impl Tracker {
     }
 
     fn locate_now(&self, node: u64) -> Option<(u64, Box<OsStr>)> {
-        self.locate.get()?(node)
+        self.locate.read().as_ref()?(node)
     }
 
     /// Tells the recorder where a directory lies that it does not know, and those above it.
     fn introduce(&self, directory: u64) {
-        let Some(locate) = self.locate.get() else { return };
         let mut node = directory;
         while !self.known.is_known(node) {
-            let Some((parent, name)) = locate(node) else {
+            let Some((parent, name)) = self.locate_now(node) else {
                 self.known.forget(node);
                 return;
             };

@@ -28,7 +28,11 @@ use crate::keeper_link::{
     ToKeeper, ToWorker,
 };
 use crate::sys::signals::{Signal, Signals};
+use crate::tracker::{Bounds, HistoryOptions, Recorder};
 use crate::workspaces::{Driver, Job, Jobs, Registry};
+
+/// Where the histories are, below the state directory.
+const HISTORY_DIR: &str = "history";
 
 /// How often the keeper is told that this worker lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -157,6 +161,7 @@ struct Worker {
     driver: JoinHandle<()>,
     driver_ended: rustix::fd::OwnedFd,
     control: ControlServer,
+    recorder: Arc<Recorder>,
 }
 
 impl Worker {
@@ -167,6 +172,7 @@ impl Worker {
         let socket = control::bind(&config.runtime_dir)?;
         let driver_ended = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| internal("make an event", errno.into()))?;
+        let recorder = start_recorder(&config)?;
         let (jobs, queue) = Jobs::queue();
         let own_pids = vec![greeting.keeper_pid, std::process::id()];
         let driver = Driver::new(
@@ -174,6 +180,7 @@ impl Worker {
             mounts_dir,
             catalog,
             Arc::clone(&link),
+            Arc::clone(&recorder),
             Arc::clone(&registry),
             jobs.clone(),
             own_pids,
@@ -195,7 +202,7 @@ impl Worker {
         let control = ControlServer::start(socket, is_restored, READY_TIMEOUT, facts, registry, jobs.clone())
             .map_err(|error| internal("start the control server", error))?;
         info!(generation, "worker runs");
-        Ok(Self { config, link, jobs, driver, driver_ended, control })
+        Ok(Self { config, link, jobs, driver, driver_ended, control, recorder })
     }
 
     /// Listens until the driver has unmounted everything.
@@ -282,6 +289,8 @@ impl Worker {
     fn end(self) -> Result<(), DaemonError> {
         let has_panicked = self.driver.join().is_err();
         self.control.stop();
+        // Last, when nothing can change any more.
+        self.recorder.stop();
         if has_panicked {
             return Err(failed("drive", std::io::Error::other("the driver panicked")));
         }
@@ -358,6 +367,16 @@ fn open_catalog(config: &Config, registry: &Registry) -> Result<Catalog, ApiErro
         ));
     }
     Ok(opened.catalog)
+}
+
+fn start_recorder(config: &Config) -> Result<Arc<Recorder>, ApiError> {
+    let directory = config.state_dir.join(HISTORY_DIR);
+    let bounds = Bounds { max_bytes: config.history_bytes, max_age: config.history_age };
+    let shown = directory.display().to_string();
+    Recorder::start(HistoryOptions { directory, bounds }).map(Arc::new).map_err(|error| {
+        ApiError::new(ErrorCode::Unavailable, format!("cannot keep histories in {shown}: {error}"))
+            .with_hint("see that --state-dir is on a disk that is writable and not full")
+    })
 }
 
 fn failed(action: &'static str, source: std::io::Error) -> DaemonError {

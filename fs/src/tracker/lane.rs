@@ -11,11 +11,12 @@ use jiff::Timestamp;
 use rustc_hash::FxHashMap;
 use tracing::{info, warn};
 
+use super::Tracker;
 use super::history::{Bounds, Gap, History, HistoryError, NamedPlace, Row};
 use super::names::Places;
+use super::process::Process;
 use super::queue::Item;
 use super::record::{Operation, Record};
-use super::{Processes, Tracker};
 use crate::error_chain::one_line;
 
 /// How long writes to open files are collected before they are stored.
@@ -33,6 +34,7 @@ const RETRY: Duration = Duration::from_secs(10);
 /// See the module.
 pub(super) struct Lane {
     pub(super) tracker: Arc<Tracker>,
+    options: HistoryOptions,
     places: Places,
     /// Waits to be stored: what open files have written since.
     live: Vec<Row>,
@@ -67,13 +69,16 @@ pub(crate) struct HistoryOptions {
 pub(super) struct Drained {
     /// In the order in which they happened.
     pub(super) records: Vec<Record>,
+    /// Who made each of them.
+    pub(super) processes: Vec<Option<Arc<Process>>>,
     pub(super) dropped: u64,
 }
 
 impl Lane {
-    pub(super) fn new(tracker: Arc<Tracker>) -> Self {
+    pub(super) fn new(tracker: Arc<Tracker>, options: HistoryOptions) -> Self {
         Self {
             tracker,
+            options,
             places: Places::new(),
             live: Vec::new(),
             gaps: Vec::new(),
@@ -93,8 +98,9 @@ impl Lane {
     }
 
     /// Takes what is in the queue, at most so much that others get their turn.
-    pub(super) fn drain(&mut self, processes: &Processes) -> Drained {
+    pub(super) fn drain(&mut self) -> Drained {
         let mut records = Vec::new();
+        let mut processes = Vec::new();
         let mut rows = Vec::new();
         let mut items = Vec::new();
         while let Some(item) = self.tracker.queue.pop() {
@@ -105,11 +111,15 @@ impl Lane {
             match item {
                 Item::Located { node, parent, name } => self.places.put(node, parent, name),
                 Item::NamesChanged => self.places.clear(),
-                Item::Interrupted { reason } => self.note_interruption(reason),
-                Item::Record(record) => {
-                    rows.push(self.row(&record, &later_names, processes));
+                Item::Interrupted { reason } => {
+                    self.open();
+                    self.note_interruption(reason);
+                }
+                Item::Record(record, process) => {
+                    rows.push(self.row(&record, &later_names, process.clone()));
                     self.places.follow(&record);
                     records.push(record);
+                    processes.push(process);
                 }
             }
         }
@@ -133,28 +143,29 @@ impl Lane {
             self.live_since = None;
             self.store(folded(stored));
         }
-        Drained { records, dropped }
+        Drained { records, processes, dropped }
     }
 
     /// Takes what open files have written since the last look. It is stored with the next batch, or after a while.
-    pub(super) fn look_at_open_files(&mut self, processes: &Processes) -> Vec<Record> {
-        let records: Vec<Record> =
-            self.tracker.tallies.open_now().iter().filter_map(|tally| tally.fold()).collect();
+    pub(super) fn look_at_open_files(&mut self) -> Drained {
+        let none = FxHashMap::default();
+        let (mut records, mut processes) = (Vec::new(), Vec::new());
+        for tally in self.tracker.tallies.open_now() {
+            tally.renew_process();
+            let Some(record) = tally.fold() else { continue };
+            let row = self.row(&record, &none, tally.process());
+            self.live.push(row);
+            records.push(record);
+            processes.push(tally.process());
+        }
         if !records.is_empty() {
-            let none = FxHashMap::default();
-            for record in &records {
-                // The process may run another program by now (a shell that opened the file for it).
-                processes.note(record.pid);
-                let row = self.row(record, &none, processes);
-                self.live.push(row);
-            }
             self.live = folded(std::mem::take(&mut self.live));
             self.live_since.get_or_insert_with(Instant::now);
         }
         if self.live_since.is_some_and(|since| since.elapsed() >= LIVE_INTERVAL) {
             self.store_live();
         }
-        records
+        Drained { records, processes, dropped: 0 }
     }
 
     /// Stores what open files have written.
@@ -167,11 +178,11 @@ impl Lane {
     }
 
     /// Removes old records and closes what is not used.
-    pub(super) fn tidy(&mut self, options: &HistoryOptions) {
+    pub(super) fn tidy(&mut self) {
         let is_due = self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNE_INTERVAL);
         if let Some(history) = self.history.as_mut().filter(|_| is_due) {
             self.pruned = Some(Instant::now());
-            match history.prune(options.bounds, Timestamp::now().as_microsecond()) {
+            match history.prune(self.options.bounds, Timestamp::now().as_microsecond()) {
                 Ok(0) => {}
                 Ok(records) => {
                     info!(workspace = self.tracker.workspace(), records, "old records were removed");
@@ -200,14 +211,13 @@ impl Lane {
         }
     }
 
-    /// Opens the history if it is wanted and not open; tells whether it is open now.
-    pub(super) fn open(&mut self, options: &HistoryOptions) {
-        let wants = !self.tracker.queue.is_empty() || !self.live.is_empty() || !self.gaps.is_empty();
+    /// Opens the history if it is not open and was not just found unusable.
+    fn open(&mut self) {
         let may = self.retry_at.is_none_or(|at| at <= Instant::now());
-        if self.history.is_some() || !wants || !may {
+        if self.history.is_some() || !may {
             return;
         }
-        match History::open(&options.directory, self.tracker.workspace()) {
+        match History::open(&self.options.directory, self.tracker.workspace()) {
             Ok(opened) => {
                 if let Some((path, reason)) = opened.moved_aside {
                     warn!(workspace = self.tracker.workspace(), path = %path.display(), reason, "history was damaged and moved aside");
@@ -246,6 +256,7 @@ impl Lane {
 
     fn store(&mut self, rows: Vec<Row>) {
         self.used = Instant::now();
+        self.open();
         if self.unstored.records > 0 && self.history.is_some() {
             let Unstored { records, from_us } = std::mem::take(&mut self.unstored);
             self.gaps.push(Gap {
@@ -290,7 +301,7 @@ impl Lane {
         &mut self,
         record: &Record,
         later_names: &FxHashMap<u64, (u64, Box<OsStr>)>,
-        processes: &Processes,
+        process: Option<Arc<Process>>,
     ) -> Row {
         let place = match &record.name {
             Some(name) => self.named(record.parent, name),
@@ -309,7 +320,7 @@ impl Lane {
             delta_bytes: record.delta_bytes,
             uid: record.uid,
             pid: record.pid,
-            process: processes.find(record.pid),
+            process,
         }
     }
 
@@ -341,7 +352,7 @@ impl Lane {
 fn later_names(items: &[Item]) -> FxHashMap<u64, (u64, Box<OsStr>)> {
     let mut names = FxHashMap::default();
     for item in items {
-        if let Item::Record(Record { node, parent, name: Some(name), .. }) = item
+        if let Item::Record(Record { node, parent, name: Some(name), .. }, _) = item
             && *node != 0
         {
             names.entry(*node).or_insert_with(|| (*parent, name.clone()));

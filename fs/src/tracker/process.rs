@@ -60,43 +60,42 @@ impl Processes {
         Self(std::array::from_fn(|_| Mutex::default()))
     }
 
-    /// Makes sure that the thread is attributed. Cheap but for the first time and once a second.
-    pub(crate) fn note(&self, thread: u32) {
+    /// Returns the process of a thread that waits for an answer. Cheap but for the first time and once a second.
+    pub(crate) fn of_thread(&self, thread: u32) -> Option<Arc<Process>> {
         if thread == 0 {
-            return;
+            return None;
         }
         let now = Instant::now();
         let known = {
             let shard = self.shard(thread).lock();
             match shard.get(&thread) {
-                Some(seen) if now.duration_since(seen.checked) < TRUSTED => return,
+                Some(seen) if now.duration_since(seen.checked) < TRUSTED => {
+                    return Some(Arc::clone(&seen.process));
+                }
                 Some(seen) => Some((seen.thread_started, Arc::clone(&seen.process))),
                 None => None,
             }
         };
         // Outside the lock: /proc can be slow.
         let directory = processes::directory(thread);
-        let Some(stat) = ThreadStat::read(&directory) else { return };
+        // One that is gone already (killed, or an inherited descriptor was closed for it) is who it was.
+        let Some(stat) = ThreadStat::read(&directory) else { return known.map(|(_, process)| process) };
         let same = known.filter(|(started, process)| {
             *started == stat.started && process.command == stat.command_of(process)
         });
         let process = match same {
             Some((_, process)) => process,
-            None => match Process::of_thread(&directory, &stat) {
-                Some(process) => Arc::new(process),
-                None => return,
-            },
+            None => Arc::new(Process::of_thread(&directory, &stat)?),
         };
         let mut shard = self.shard(thread).lock();
         if shard.len() >= MANY {
             shard.retain(|_, seen| now.duration_since(seen.checked) < REMEMBERED);
         }
-        shard.insert(thread, Seen { process, thread_started: stat.started, checked: now });
-    }
-
-    /// Returns the process of a thread that was attributed.
-    pub(crate) fn find(&self, thread: u32) -> Option<Arc<Process>> {
-        self.shard(thread).lock().get(&thread).map(|seen| Arc::clone(&seen.process))
+        shard.insert(
+            thread,
+            Seen { process: Arc::clone(&process), thread_started: stat.started, checked: now },
+        );
+        Some(process)
     }
 
     fn shard(&self, thread: u32) -> &Mutex<FxHashMap<u32, Seen>> {
@@ -105,6 +104,18 @@ impl Processes {
 }
 
 impl Process {
+    /// Returns what the process has become by running another program since; `None` if it is the same or gone.
+    ///
+    /// Shells open a file for a command before they become that command.
+    pub(super) fn successor(&self) -> Option<Self> {
+        let directory = processes::directory(self.pid);
+        let stat = ThreadStat::read(&directory).filter(|stat| stat.started == self.started)?;
+        if stat.command == self.command {
+            return None;
+        }
+        Self::of_thread(&directory, &stat).filter(|successor| successor.started == self.started)
+    }
+
     fn of_thread(thread: &Path, stat: &ThreadStat) -> Option<Self> {
         let status = std::fs::read_to_string(thread.join("status")).ok()?;
         let pid = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()?;
@@ -172,8 +183,7 @@ mod tests {
     #[test]
     fn thread_is_attributed_to_its_process() {
         let processes = Processes::new();
-        processes.note(own_thread());
-        let process = processes.find(own_thread()).unwrap();
+        let process = processes.of_thread(own_thread()).unwrap();
         assert_eq!(process.pid, std::process::id());
         assert!(process.started > 0);
         assert!(process.command_line.contains("wsguard"), "{process:?}");
@@ -189,19 +199,41 @@ mod tests {
             assert!(Instant::now() < deadline);
             std::thread::yield_now();
         }
-        processes.note(child.id());
+        let process = processes.of_thread(child.id()).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
-        processes.note(child.id());
-        let process = processes.find(child.id()).unwrap();
+        assert_eq!(processes.of_thread(child.id()).unwrap(), process);
         assert_eq!((process.command.as_str(), process.command_line.as_str()), ("sleep", "sleep 60"));
     }
 
     #[test]
     fn nobody_is_no_process() {
         let processes = Processes::new();
-        processes.note(0);
-        assert_eq!(processes.find(0), None);
+        assert_eq!(processes.of_thread(0), None);
+    }
+
+    #[test]
+    fn process_that_runs_another_program_becomes_another_one() {
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "read line; exec sleep 60"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let shell = Processes::new().of_thread(child.id()).unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"go\n").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let successor = loop {
+            assert!(Instant::now() < deadline);
+            // The shell's own start is not waited for: what it was before may differ as well.
+            match shell.successor() {
+                Some(successor) if successor.command == "sleep" => break successor,
+                _ => std::thread::yield_now(),
+            }
+        };
+        assert_eq!((successor.pid, successor.started), (shell.pid, shell.started));
+        assert_eq!(successor.successor(), None);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -4,10 +4,12 @@
 //! history. Costs no memory while it is empty.
 
 use std::ffi::OsStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_queue::SegQueue;
 
+use super::process::Process;
 use super::record::Record;
 
 /// Most items that wait: about 10 MB.
@@ -19,8 +21,8 @@ pub(super) const URGENT: usize = CAPACITY / 4;
 /// What the recorder is told, in the order in which it happened.
 #[derive(Debug)]
 pub(super) enum Item {
-    /// Something changed.
-    Record(Record),
+    /// Something changed, by this process if it could be attributed.
+    Record(Record, Option<Arc<Process>>),
     /// A directory that later records name lies here.
     Located { node: u64, parent: u64, name: Box<OsStr> },
     /// Names changed below the mount; what was known of directories may be wrong.
@@ -56,7 +58,7 @@ impl Queue {
         let before = self.length.fetch_add(1, Ordering::Relaxed);
         if before >= CAPACITY {
             self.length.fetch_sub(1, Ordering::Relaxed);
-            if matches!(item, Item::Record(_)) {
+            if matches!(item, Item::Record(..)) {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             }
             return Pushed::Dropped;
@@ -87,7 +89,7 @@ mod tests {
     use super::*;
 
     fn record(node: u64) -> Item {
-        Item::Record(Record::new(Operation::Create, node, 0, 0))
+        Item::Record(Record::new(Operation::Create, node, 0, 0), None)
     }
 
     #[test]
@@ -101,7 +103,7 @@ mod tests {
         assert_eq!(queue.take_dropped(), 1);
         assert_eq!(queue.take_dropped(), 0);
         for expected in 0..CAPACITY as u64 {
-            let Some(Item::Record(record)) = queue.pop() else { panic!("a record is missing") };
+            let Some(Item::Record(record, _)) = queue.pop() else { panic!("a record is missing") };
             assert_eq!(record.node, expected);
         }
         assert!(queue.pop().is_none());
@@ -122,7 +124,7 @@ mod tests {
             }
         });
         let mut next = [0; 4];
-        while let Some(Item::Record(record)) = queue.pop() {
+        while let Some(Item::Record(record, _)) = queue.pop() {
             let writer = (record.node >> 32) as usize;
             assert_eq!(record.node & 0xffff_ffff, next[writer], "each writer's order is kept");
             next[writer] += 1;

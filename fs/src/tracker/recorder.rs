@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::{Condvar, Mutex};
 use tracing::{error, info, warn};
 
-use super::lane::{HistoryOptions, Lane};
+use super::lane::{Drained, HistoryOptions, Lane};
 use super::process::Processes;
 use super::top::{Activity, Meters};
 use super::{Tracker, Wake};
@@ -152,9 +152,11 @@ impl Shared {
             let asked = self.rounds.lock().asked;
             self.adopt(&mut watched);
             let elapsed = last_look.elapsed();
-            let is_asked = self.rounds.lock().done < asked;
-            if elapsed >= LOOK_INTERVAL || is_stopping || is_asked {
-                self.look(&mut watched, elapsed, is_stopping || is_asked);
+            if self.rounds.lock().done < asked {
+                self.store_everything(&mut watched);
+            }
+            if elapsed >= LOOK_INTERVAL {
+                self.look(&mut watched, elapsed);
                 last_look = Instant::now();
             }
             let had_records = self.drain(&mut watched);
@@ -165,6 +167,7 @@ impl Shared {
                 self.round_ended.notify_all();
             }
             if is_stopping {
+                self.store_everything(&mut watched);
                 watched.values_mut().for_each(|watched| watched.lane.close());
                 return;
             }
@@ -176,7 +179,7 @@ impl Shared {
     fn adopt(&self, watched: &mut BTreeMap<String, Watched>) {
         for (workspace, tracker) in self.trackers.lock().iter() {
             if !watched.contains_key(workspace) {
-                let lane = Lane::new(Arc::clone(tracker));
+                let lane = Lane::new(Arc::clone(tracker), self.options.clone());
                 watched.insert(workspace.clone(), Watched { lane, meters: Meters::default() });
             }
         }
@@ -186,33 +189,34 @@ impl Shared {
     fn drain(&self, watched: &mut BTreeMap<String, Watched>) -> bool {
         let mut had_records = false;
         for Watched { lane, meters } in watched.values_mut() {
-            lane.open(&self.options);
-            let drained = lane.drain(&self.processes);
+            let drained = lane.drain();
             had_records |= !drained.records.is_empty();
-            meters.count(&drained.records, |pid| self.processes.find(pid));
-            lane.tracker.tell(&drained.records, drained.dropped);
+            take_in(lane, meters, &drained);
         }
         had_records
     }
 
+    /// Stores also what open files have written up to now.
+    fn store_everything(&self, watched: &mut BTreeMap<String, Watched>) {
+        for Watched { lane, meters } in watched.values_mut() {
+            let drained = lane.look_at_open_files();
+            take_in(lane, meters, &drained);
+            lane.store_live();
+        }
+    }
+
     /// Looks at open files and makes the picture of what happens now.
-    fn look(&self, watched: &mut BTreeMap<String, Watched>, elapsed: Duration, stores_live: bool) {
+    fn look(&self, watched: &mut BTreeMap<String, Watched>, elapsed: Duration) {
         let mut activity = Vec::new();
         for (workspace, Watched { lane, meters }) in watched.iter_mut() {
-            let records = lane.look_at_open_files(&self.processes);
-            lane.tracker.tell(&records, 0);
-            meters.count(&records, |pid| self.processes.find(pid));
-            if stores_live {
-                lane.open(&self.options);
-                lane.store_live();
-            }
-            lane.tidy(&self.options);
+            let drained = lane.look_at_open_files();
+            take_in(lane, meters, &drained);
+            lane.tidy();
             let open = lane.tracker.open_tallies();
             if meters.is_empty() && open.is_empty() {
                 continue;
             }
-            let find = |pid| self.processes.find(pid);
-            activity.push(meters.finish(workspace, elapsed, open, find, |node| lane.path_of(node)));
+            activity.push(meters.finish(workspace, elapsed, open, |node| lane.path_of(node)));
         }
         *self.activity.lock() = activity;
     }
@@ -250,6 +254,11 @@ impl Shared {
             std::thread::park_timeout(BATCH_INTERVAL);
         }
     }
+}
+
+fn take_in(lane: &Lane, meters: &mut Meters, drained: &Drained) {
+    meters.count(&drained.records, &drained.processes);
+    lane.tracker.tell(&drained.records, drained.dropped);
 }
 
 fn make_private_directory(directory: &Path) -> std::io::Result<()> {

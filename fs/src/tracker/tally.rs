@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
 use super::Tracker;
+use super::process::Process;
 use super::record::{Operation, Record};
 
 /// Locks that the open tallies are divided by.
@@ -22,6 +23,8 @@ pub(crate) struct OpenTally {
     parent: u64,
     uid: u32,
     pid: u32,
+    /// Renewed by the recorder; the thread may be gone when the file is closed.
+    process: Mutex<Option<Arc<Process>>>,
     opened_at: Instant,
     /// Of everything that was written so far.
     start: AtomicU64,
@@ -34,7 +37,7 @@ pub(crate) struct OpenTally {
 }
 
 /// What an open file has written up to a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TallyView {
     /// Tells open files apart.
     pub(crate) id: u64,
@@ -44,6 +47,8 @@ pub(crate) struct TallyView {
     pub(crate) uid: u32,
     /// The thread that opened it.
     pub(crate) pid: u32,
+    /// Its process.
+    pub(crate) process: Option<Arc<Process>>,
     /// When.
     pub(crate) opened_at: Instant,
     /// Bytes written through it.
@@ -74,12 +79,25 @@ impl OpenTally {
         Some(Record { parent: self.parent, ..record.range(start.min(end), end).costing(bytes, delta) })
     }
 
+    /// Returns who has it open, as far as is known.
+    pub(super) fn process(&self) -> Option<Arc<Process>> {
+        self.process.lock().clone()
+    }
+
+    /// Looks whether whoever opened it has become another program since.
+    pub(super) fn renew_process(&self) {
+        if let Some(successor) = self.process().and_then(|process| process.successor()) {
+            *self.process.lock() = Some(Arc::new(successor));
+        }
+    }
+
     pub(super) fn view(&self) -> TallyView {
         TallyView {
             id: self.id,
             node: self.node,
             uid: self.uid,
             pid: self.pid,
+            process: self.process(),
             opened_at: self.opened_at,
             bytes: self.bytes.load(Ordering::Relaxed),
         }
@@ -91,7 +109,7 @@ impl Drop for OpenTally {
         let Some(tracker) = self.tracker.upgrade() else { return };
         tracker.tallies.remove(self.id);
         if let Some(record) = self.fold() {
-            tracker.record(record);
+            tracker.record_by(record, self.process());
         }
     }
 }
@@ -112,8 +130,8 @@ impl Tallies {
         tracker: Weak<Tracker>,
         node: u64,
         parent: u64,
-        uid: u32,
-        pid: u32,
+        (uid, pid): (u32, u32),
+        process: Option<Arc<Process>>,
     ) -> Arc<OpenTally> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let tally = Arc::new(OpenTally {
@@ -123,6 +141,7 @@ impl Tallies {
             parent,
             uid,
             pid,
+            process: Mutex::new(process),
             opened_at: Instant::now(),
             start: AtomicU64::new(u64::MAX),
             end: AtomicU64::new(0),
@@ -157,7 +176,7 @@ mod tests {
     use super::*;
 
     fn tally() -> Arc<OpenTally> {
-        Tallies::new().open(Weak::new(), 5, 2, 1000, 42)
+        Tallies::new().open(Weak::new(), 5, 2, (1000, 42), None)
     }
 
     #[test]

@@ -101,9 +101,9 @@ impl Meters {
     }
 
     /// Counts records.
-    pub(super) fn count(&mut self, records: &[Record], find: impl Fn(u32) -> Option<Arc<Process>>) {
-        for record in records {
-            let who = Who::new(record.uid, record.pid, find(record.pid));
+    pub(super) fn count(&mut self, records: &[Record], processes: &[Option<Arc<Process>>]) {
+        for (record, process) in records.iter().zip(processes) {
+            let who = Who::new(record.uid, record.pid, process.clone());
             let meter = self.meters.entry(who).or_insert_with(|| Meter {
                 bytes: [0; WINDOW],
                 changes: [0; WINDOW],
@@ -123,7 +123,6 @@ impl Meters {
         workspace: &str,
         elapsed: Duration,
         open: Vec<TallyView>,
-        find: impl Fn(u32) -> Option<Arc<Process>>,
         mut path_of: impl FnMut(u64) -> Option<PathBuf>,
     ) -> Activity {
         self.slot_seconds[self.slot] = elapsed.as_secs_f64();
@@ -133,7 +132,7 @@ impl Meters {
         let before = std::mem::take(&mut self.seen);
         let mut files: Vec<(TallyView, f64)> = Vec::with_capacity(open.len());
         for view in open {
-            *opened.entry(Who::new(view.uid, view.pid, find(view.pid))).or_default() += 1;
+            *opened.entry(Who::new(view.uid, view.pid, view.process.clone())).or_default() += 1;
             let grown = view.bytes.saturating_sub(before.get(&view.id).copied().unwrap_or(0));
             self.seen.insert(view.id, view.bytes);
             files.push((view, grown as f64 / elapsed.as_secs_f64().max(0.001)));
@@ -142,17 +141,14 @@ impl Meters {
         files.truncate(MOST_FILES);
         let open_files = files
             .into_iter()
-            .map(|(view, bytes_per_second)| {
-                let process = find(view.pid);
-                OpenFile {
-                    path: path_of(view.node),
-                    uid: view.uid,
-                    pid: process.as_ref().map_or(view.pid, |process| process.pid),
-                    process,
-                    bytes: view.bytes,
-                    bytes_per_second,
-                    open_for: view.opened_at.elapsed(),
-                }
+            .map(|(view, bytes_per_second)| OpenFile {
+                path: path_of(view.node),
+                uid: view.uid,
+                pid: view.process.as_ref().map_or(view.pid, |process| process.pid),
+                process: view.process,
+                bytes: view.bytes,
+                bytes_per_second,
+                open_for: view.opened_at.elapsed(),
             })
             .collect();
 
@@ -213,13 +209,13 @@ mod tests {
     }
 
     fn finish(meters: &mut Meters, open: Vec<TallyView>) -> Activity {
-        meters.finish("w", Duration::from_secs(1), open, |_| None, |node| Some(node.to_string().into()))
+        meters.finish("w", Duration::from_secs(1), open, |node| Some(node.to_string().into()))
     }
 
     #[test]
     fn rates_are_those_of_the_window_and_totals_grow() {
         let mut meters = Meters::default();
-        meters.count(&[written(7, 3000), written(8, 100), written(7, 3000)], |_| None);
+        meters.count(&[written(7, 3000), written(8, 100), written(7, 3000)], &[None, None, None]);
         let activity = finish(&mut meters, Vec::new());
         let [fast, slow] = activity.writers.as_slice() else { panic!("{activity:?}") };
         assert_eq!(
@@ -242,8 +238,15 @@ mod tests {
     #[test]
     fn open_files_are_shown_with_their_own_rates_also_of_somebody_who_writes_nothing() {
         let mut meters = Meters::default();
-        let view =
-            |id, bytes| TallyView { id, node: id + 10, uid: 0, pid: 9, opened_at: Instant::now(), bytes };
+        let view = |id, bytes| TallyView {
+            id,
+            node: id + 10,
+            uid: 0,
+            pid: 9,
+            process: None,
+            opened_at: Instant::now(),
+            bytes,
+        };
         finish(&mut meters, vec![view(1, 500), view(2, 0)]);
         let activity = finish(&mut meters, vec![view(1, 700), view(2, 1000)]);
         let paths: Vec<_> = activity.open_files.iter().map(|file| file.path.clone().unwrap()).collect();

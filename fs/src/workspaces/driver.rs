@@ -28,6 +28,7 @@ use crate::mounting::{
 };
 use crate::roots_watch::RootsWatch;
 use crate::session::OwnershipPolicy;
+use crate::tracker::Recorder;
 
 /// How often mounts are looked after.
 const TICK: Duration = Duration::from_secs(2);
@@ -69,6 +70,7 @@ pub(crate) struct Driver {
     pub(super) mounts_dir: PathBuf,
     pub(super) catalog: Catalog,
     pub(super) link: Arc<KeeperLink>,
+    pub(super) recorder: Arc<Recorder>,
     pub(super) registry: Arc<Registry>,
     pub(super) jobs: Jobs,
     /// Never counted among the users of a mount.
@@ -91,6 +93,7 @@ impl Driver {
         mounts_dir: PathBuf,
         catalog: Catalog,
         link: Arc<KeeperLink>,
+        recorder: Arc<Recorder>,
         registry: Arc<Registry>,
         jobs: Jobs,
         own_pids: Vec<u32>,
@@ -102,6 +105,7 @@ impl Driver {
             mounts_dir,
             catalog,
             link,
+            recorder,
             registry,
             jobs,
             own_pids,
@@ -417,6 +421,7 @@ impl Driver {
             },
             threads: self.config.threads,
             watch_limit: self.config.watch_directories,
+            tracker: self.recorder.tracker(&record.id),
             expected: record
                 .identity
                 .clone()
