@@ -24,7 +24,7 @@ const IMPORTERS: &[(&str, &[&str])] = &[
 /// know each other unless the second column says so.
 const LAYERS: &[(&[&str], Peers)] = &[
     (
-        &["error_chain", "sys", "config", "catalog", "keeper_link", "processes", "roots_watch"],
+        &["error_chain", "events", "sys", "config", "catalog", "keeper_link", "processes", "roots_watch"],
         Peers::Strangers,
     ),
     (&["state"], Peers::Strangers),

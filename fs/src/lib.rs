@@ -17,6 +17,7 @@ pub mod config;
 mod control;
 pub mod daemon;
 mod error_chain;
+mod events;
 mod fs;
 mod fuse;
 mod handle;

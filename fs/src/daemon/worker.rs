@@ -14,14 +14,15 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::process::{Resource, Rlimit, Signal as ProcessSignal};
 use tracing::{debug, error, info, warn};
-use wsguard_api::{ApiError, ErrorCode};
+use wsguard_api::{ApiError, ErrorCode, EventKind};
 
 use super::directories::mounts_dir;
 use super::{DaemonError, DaemonOptions, WorkerEnd, log};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
-use crate::control::{self, ControlServer, WorkerFacts};
+use crate::control::{self, ControlServer, Parts, WorkerFacts};
 use crate::error_chain::one_line;
+use crate::events::EventLog;
 use crate::journal::progress::Progress;
 use crate::keeper_link::{
     Channel, ChannelError, History, InheritedSession, KeeperLink, Order, PROTOCOL_VERSION, Past, SessionId,
@@ -162,6 +163,7 @@ struct Worker {
     driver_ended: rustix::fd::OwnedFd,
     control: ControlServer,
     recorder: Arc<Recorder>,
+    events: Arc<EventLog>,
 }
 
 impl Worker {
@@ -173,6 +175,8 @@ impl Worker {
         let driver_ended = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| internal("make an event", errno.into()))?;
         let recorder = start_recorder(&config)?;
+        let events = Arc::new(EventLog::open(&config.state_dir));
+        tell_start(&events, &greeting);
         let (jobs, queue) = Jobs::queue();
         let own_pids = vec![greeting.keeper_pid, std::process::id()];
         let driver = Driver::new(
@@ -181,6 +185,7 @@ impl Worker {
             catalog,
             Arc::clone(&link),
             Arc::clone(&recorder),
+            Arc::clone(&events),
             Arc::clone(&registry),
             jobs.clone(),
             own_pids,
@@ -189,20 +194,26 @@ impl Worker {
         let ended = driver_ended.try_clone().map_err(|error| internal("copy a descriptor", error))?;
         let Greeting { generation, keeper_pid, past, inherited, unfinished } = greeting;
         let history = Arc::new(History::new(past));
-        let (keeper, past) = (Arc::clone(&link), Arc::clone(&history));
+        let (keeper, past, told) = (Arc::clone(&link), Arc::clone(&history), Arc::clone(&events));
         let driver = std::thread::Builder::new()
             .name("driver".to_owned())
             .spawn(move || {
                 let sessions = inherited.len();
-                let taken_over = || tell_taken_over(&keeper, &past, sessions, &unfinished);
+                let taken_over = || tell_taken_over(&keeper, &past, &told, sessions, &unfinished);
                 drive(driver, inherited, taken_over, &queue, &restored, &ended);
             })
             .map_err(|error| internal("start the driver", error))?;
         let facts = WorkerFacts::new(&config, keeper_pid, generation, history);
-        let control = ControlServer::start(socket, is_restored, READY_TIMEOUT, facts, registry, jobs.clone())
+        let parts = Parts {
+            registry,
+            jobs: jobs.clone(),
+            recorder: Arc::clone(&recorder),
+            events: Arc::clone(&events),
+        };
+        let control = ControlServer::start(socket, is_restored, READY_TIMEOUT, facts, parts)
             .map_err(|error| internal("start the control server", error))?;
         info!(generation, "worker runs");
-        Ok(Self { config, link, jobs, driver, driver_ended, control, recorder })
+        Ok(Self { config, link, jobs, driver, driver_ended, control, recorder, events })
     }
 
     /// Listens until the driver has unmounted everything.
@@ -297,6 +308,7 @@ impl Worker {
         self.link
             .tell(&ToKeeper::Stopped)
             .map_err(|error| failed("tell the keeper", std::io::Error::other(error)))?;
+        self.events.tell(EventKind::DaemonStopped, None, "the daemon stops");
         info!("worker stopped");
         Ok(())
     }
@@ -327,13 +339,22 @@ fn drive(
 }
 
 /// Tells everybody that the mounts of the worker before this one are answered again.
-fn tell_taken_over(link: &KeeperLink, history: &History, sessions: usize, unfinished: &[SessionId]) {
+fn tell_taken_over(
+    link: &KeeperLink,
+    history: &History,
+    events: &EventLog,
+    sessions: usize,
+    unfinished: &[SessionId],
+) {
     let stall_ms = history.note_taken_over(sessions);
     if let Err(error) = link.tell(&ToKeeper::TakenOver { stall_ms }) {
         error!(error = %error, "keeper cannot be told that everything is taken over");
     }
     if sessions > 0 {
         info!(sessions, stall_ms, "every session is taken over");
+        let stall = stall_ms.map_or_else(String::new, |stall| format!(" after {stall} ms"));
+        let message = format!("mounts that are answered again{stall}: {sessions}");
+        events.tell(EventKind::WorkerTookOver, None, &message);
     }
     close_unfinished(link, unfinished);
 }
@@ -367,6 +388,20 @@ fn open_catalog(config: &Config, registry: &Registry) -> Result<Catalog, ApiErro
         ));
     }
     Ok(opened.catalog)
+}
+
+/// Tells why this worker starts.
+fn tell_start(events: &EventLog, greeting: &Greeting) {
+    match greeting.past.events.last().filter(|_| greeting.generation > 1) {
+        Some(death) => {
+            let message = format!("worker {} ended: {}", death.generation, death.reason);
+            events.tell(EventKind::WorkerDied, None, &message);
+        }
+        None => {
+            let message = format!("the daemon starts, version {}", env!("CARGO_PKG_VERSION"));
+            events.tell(EventKind::DaemonStarted, None, &message);
+        }
+    }
 }
 
 fn start_recorder(config: &Config) -> Result<Arc<Recorder>, ApiError> {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tracing::{error, info, warn};
-use wsguard_api::{ApiError, ErrorCode, MountRequest, Ownership, Workspace};
+use wsguard_api::{ApiError, ErrorCode, EventKind, MountRequest, Ownership, Workspace};
 
 use super::jobs::{Job, Jobs, Reply};
 use super::rebinding::Rebinding;
@@ -21,6 +21,7 @@ use crate::catalog::{Catalog, CatalogError, WantedState, WorkspaceRecord};
 use crate::changed_outside::{OutsideSearch, Unwatched};
 use crate::config::Config;
 use crate::error_chain::one_line;
+use crate::events::{Concerned, EventLog};
 use crate::keeper_link::KeeperLink;
 use crate::mounting::{
     self, ExpectedDirectory, MountError, MountPlan, Mounted, Presence, check_form, check_name, check_overlap,
@@ -71,6 +72,7 @@ pub(crate) struct Driver {
     pub(super) catalog: Catalog,
     pub(super) link: Arc<KeeperLink>,
     pub(super) recorder: Arc<Recorder>,
+    pub(super) events: Arc<EventLog>,
     pub(super) registry: Arc<Registry>,
     pub(super) jobs: Jobs,
     /// Never counted among the users of a mount.
@@ -94,6 +96,7 @@ impl Driver {
         catalog: Catalog,
         link: Arc<KeeperLink>,
         recorder: Arc<Recorder>,
+        events: Arc<EventLog>,
         registry: Arc<Registry>,
         jobs: Jobs,
         own_pids: Vec<u32>,
@@ -106,6 +109,7 @@ impl Driver {
             catalog,
             link,
             recorder,
+            events,
             registry,
             jobs,
             own_pids,
@@ -373,10 +377,20 @@ impl Driver {
         match mounting::mount(&self.link, &self.plan(&record)) {
             Ok(mounted) => {
                 self.note_superseded(&record, mounted.device(), former);
+                self.tell(
+                    &record,
+                    EventKind::Mounted,
+                    &format!("guarded at {}", record.mount_point().display()),
+                );
                 self.enter(record, mounted, noted)
             }
             Err(error) => {
                 let error = error.to_api();
+                // Tried again and again: only the first time.
+                let is_known = self.registry.has_failed(&record.id, &error.message);
+                if previous.is_some() && !is_known {
+                    self.tell(&record, EventKind::MountFailed, &format!("not guarded: {}", error.message));
+                }
                 match previous {
                     Some(previous) => self.put_back(previous, noted, &error),
                     None => {
@@ -390,6 +404,12 @@ impl Driver {
                 Err(error)
             }
         }
+    }
+
+    /// Tells the owner of a workspace, and root, what became of it.
+    pub(super) fn tell(&self, record: &WorkspaceRecord, kind: EventKind, message: &str) {
+        let concerned = Concerned { name: &record.name, owner_uid: record.owner_uid };
+        self.events.tell(kind, Some(concerned), message);
     }
 
     /// Takes back what a request that failed has changed.
