@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 const IMPORTERS: &[(&str, &[&str])] = &[
     ("fuser", &["fs/src/fuse.rs", "fs/src/fuse/", "fs/src/session.rs"]),
     ("notify", &["fs/src/roots_watch.rs"]),
-    ("rusqlite", &["fs/src/catalog.rs", "fs/src/catalog/"]),
+    (
+        "rusqlite",
+        &["fs/src/catalog.rs", "fs/src/catalog/", "fs/src/tracker/history.rs", "fs/src/tracker/history/"],
+    ),
     ("axum", &["fs/src/control.rs", "fs/src/control/"]),
     ("clap", &["cli/src/"]),
     ("comfy_table", &["cli/src/output.rs", "cli/src/output/"]),
@@ -21,11 +24,22 @@ const IMPORTERS: &[(&str, &[&str])] = &[
 /// know each other unless the second column says so.
 const LAYERS: &[(&[&str], Peers)] = &[
     (
-        &["error_chain", "fail_point", "sys", "config", "catalog", "policy", "keeper_link", "roots_watch"],
+        &[
+            "error_chain",
+            "events",
+            "fail_point",
+            "sys",
+            "config",
+            "catalog",
+            "policy",
+            "keeper_link",
+            "processes",
+            "roots_watch",
+        ],
         Peers::Strangers,
     ),
     (&["state"], Peers::Strangers),
-    (&["backing", "inode", "handle", "journal", "quota", "watcher"], Peers::Strangers),
+    (&["backing", "inode", "handle", "journal", "quota", "tracker", "watcher"], Peers::Strangers),
     (&["fs"], Peers::Strangers),
     (&["fuse"], Peers::Strangers),
     (&["session"], Peers::Strangers),

@@ -30,6 +30,17 @@ const MOST_THREADS: usize = 64;
 
 /// Who may set quotas besides root.
 const DEFAULT_ADMIN_GROUP: &str = "wsguard-admin";
+/// How large the history of one workspace may get by default: some millions of changes.
+const DEFAULT_HISTORY_MEBIBYTES: u64 = 256;
+
+/// How large it may be allowed to get.
+const HISTORY_MEBIBYTES: RangeInclusive<u64> = 1..=65_536;
+
+/// How old records of changes get by default.
+const DEFAULT_HISTORY_DAYS: u64 = 90;
+
+/// How old they may be allowed to get.
+const HISTORY_DAYS: RangeInclusive<u64> = 1..=3_650;
 
 /// How long a worker may give no sign of life by default.
 const DEFAULT_WATCHDOG: Duration = Duration::from_secs(5);
@@ -50,6 +61,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("mount", &["threads"]),
     ("watch", &["max-directories"]),
     ("quota", &["admin-group"]),
+    ("history", &["max-mebibytes", "max-days"]),
     ("log", &["level", "format"]),
 ];
 
@@ -144,6 +156,10 @@ pub struct Config {
     pub watch_directories: usize,
     /// Members of this group of the operating system, by name or number, may set quotas, as root may.
     pub admin_group: String,
+    /// Most bytes of the history of one workspace.
+    pub history_bytes: u64,
+    /// How old the records in it get.
+    pub history_age: Duration,
     /// A filter as `tracing` understands it, such as `info` or `wsguard_fs=debug`.
     pub log_level: String,
     /// How log lines look.
@@ -158,6 +174,7 @@ struct File {
     mount: MountTable,
     watch: WatchTable,
     quota: QuotaTable,
+    history: HistoryTable,
     log: LogTable,
 }
 
@@ -192,6 +209,13 @@ struct WatchTable {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct QuotaTable {
     admin_group: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct HistoryTable {
+    max_mebibytes: Option<u64>,
+    max_days: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -274,6 +298,16 @@ fn resolve(
         threads: checked_threads(file.mount.threads, lines)?,
         watch_directories: file.watch.max_directories.unwrap_or(DEFAULT_WATCH_DIRECTORIES),
         admin_group: file.quota.admin_group.unwrap_or_else(|| DEFAULT_ADMIN_GROUP.to_owned()),
+        history_bytes: within(
+            "max-mebibytes",
+            file.history.max_mebibytes,
+            DEFAULT_HISTORY_MEBIBYTES,
+            HISTORY_MEBIBYTES,
+            lines,
+        )? << 20,
+        history_age: Duration::from_secs(
+            within("max-days", file.history.max_days, DEFAULT_HISTORY_DAYS, HISTORY_DAYS, lines)? * 86_400,
+        ),
         log_level: checked_level(env_level, file.log.level, lines)?,
         log_format: file.log.format,
     })
@@ -334,6 +368,24 @@ fn checked_threads(threads: Option<usize>, lines: &Lines<'_>) -> Result<usize, C
     }
     let reason = format!("give {FEWEST_THREADS} to {MOST_THREADS}");
     Err(lines.value("threads", threads.to_string(), reason))
+}
+
+/// Returns a number that has to be in a range, or the default.
+fn within(
+    key: &'static str,
+    value: Option<u64>,
+    default: u64,
+    range: RangeInclusive<u64>,
+    lines: &Lines<'_>,
+) -> Result<u64, ConfigError> {
+    match value {
+        None => Ok(default),
+        Some(value) if range.contains(&value) => Ok(value),
+        Some(value) => {
+            let reason = format!("give {} to {}", range.start(), range.end());
+            Err(lines.value(key, value.to_string(), reason))
+        }
+    }
 }
 
 /// Returns on how many CPUs this process may run.

@@ -22,6 +22,7 @@ mod open_files;
 mod page_drop;
 mod reclaim;
 mod recount;
+mod tracking;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -51,6 +52,7 @@ use crate::state::{FILES, mark};
 use crate::sys::device::{FuseDevice, Invalidate};
 use crate::sys::identity::Identity;
 use crate::sys::shared_memory::SharedMemory;
+use crate::tracker::Tracker;
 use crate::watcher::{ChangeSink, OwnMutations, StartedBy, Watcher};
 
 /// How long the kernel may trust what it was told while every foreign edit is reported to it.
@@ -100,6 +102,7 @@ pub(crate) struct GuardFs {
     deleted_open: AtomicUsize,
     /// Changes below the mount that only a recount can book.
     foreign_edits: AtomicU64,
+    tracker: Arc<Tracker>,
 }
 
 /// The tables that outlive a worker.
@@ -129,12 +132,14 @@ impl GuardFs {
         device: Arc<FuseDevice>,
         ownership: OwnershipPolicy,
         seat: Option<Seat>,
+        tracker: Arc<Tracker>,
     ) -> Result<Self, Errno> {
         let table = InodeTable::create(memory.clone(), backing.root_handle(), backing.root_device())?;
         let files = HandleTable::new(memory.clone(), FILES, mark::FILES);
         let open_inodes = open_files::OpenInodes::new();
         let new = seat.clone();
-        let fs = Self::over(backing, memory, device, ownership, seat, Tables { table, files, open_inodes });
+        let tables = Tables { table, files, open_inodes };
+        let fs = Self::over(backing, memory, device, ownership, seat, tracker, tables);
         if let (Some(seat), Some(account)) = (new, fs.account()) {
             seat.assume(account);
         }
@@ -148,6 +153,7 @@ impl GuardFs {
         device: Arc<FuseDevice>,
         ownership: OwnershipPolicy,
         seat: Option<Seat>,
+        tracker: Arc<Tracker>,
     ) -> Self {
         let (table, registered) = InodeTable::attach(memory.clone(), backing.root_device());
         let ids: FxHashMap<u64, u32> = registered.iter().copied().collect();
@@ -163,7 +169,8 @@ impl GuardFs {
                 tracing::debug!(ino = node, %errno, "cannot close a backing id that was left over");
             }
         }
-        let fs = Self::over(backing, memory, device, ownership, seat, Tables { table, files, open_inodes });
+        let tables = Tables { table, files, open_inodes };
+        let fs = Self::over(backing, memory, device, ownership, seat, tracker, tables);
         fs.restore_charges();
         fs
     }
@@ -174,6 +181,7 @@ impl GuardFs {
         device: Arc<FuseDevice>,
         ownership: OwnershipPolicy,
         seat: Option<Seat>,
+        tracker: Arc<Tracker>,
         tables: Tables,
     ) -> Self {
         let Tables { table, files, open_inodes } = tables;
@@ -200,6 +208,7 @@ impl GuardFs {
             charging,
             deleted_open: AtomicUsize::new(0),
             foreign_edits: AtomicU64::new(0),
+            tracker,
         }
     }
 
@@ -432,6 +441,8 @@ impl ChangeSink for KernelCaches {
         fs.note_foreign_edit();
         // A file whose last name just went must not live on in the descriptor cache.
         fs.reclaim.while_closing(|| fs.backing.forget_all());
+        // It may have been a directory that was renamed.
+        fs.tracker.names_changed_outside();
         let Some(parent) = self.known_node(&fs, dir) else { return };
         Self::report(fs.device.invalidate_entry(parent, name));
         Self::report(fs.device.invalidate_node(parent, Invalidate::Everything));
@@ -452,6 +463,7 @@ impl ChangeSink for KernelCaches {
     fn everything_changed(&self) {
         let Some(fs) = self.0.upgrade() else { return };
         fs.note_foreign_edit();
+        fs.tracker.names_changed_outside();
         match fs.device.invalidate_all_entries() {
             Err(Errno::INVAL) => {} // names expire after WATCHED_TTL_WITHOUT_EPOCH
             result => Self::report(result),

@@ -4,7 +4,7 @@
 //!   daemon ── keeper: holds /dev/fuse fds and state memfds ── worker: everything below
 //!     control ── workspaces ── mounting, catalog, changed_outside, mount_users, rebind, keeper_link, roots_watch
 //!                    │
-//!                 session ── fuse (adapter) ── fs (operations) ── inode, handle, backing
+//!                 session ── fuse (adapter) ── fs (operations) ── inode, handle, backing, tracker
 //!                                               │
 //!                                            watcher (foreign edits), quota (the ledger)
 //! ```
@@ -17,6 +17,7 @@ pub mod config;
 mod control;
 pub mod daemon;
 mod error_chain;
+mod events;
 mod fail_point;
 mod fs;
 mod fuse;
@@ -27,11 +28,13 @@ mod keeper_link;
 mod mount_users;
 mod mounting;
 mod policy;
+mod processes;
 mod quota;
 mod rebind;
 mod roots_watch;
 pub mod session;
 mod state;
 mod sys;
+mod tracker;
 mod watcher;
 mod workspaces;

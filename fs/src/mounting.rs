@@ -18,11 +18,10 @@ mod takeover;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use std::sync::Arc;
-
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -49,6 +48,7 @@ use crate::quota::{Account, HostSpace, Ledger};
 use crate::session::{
     Accounting, LastRecount, OwnershipPolicy, Recounted, Session, SessionError, SessionOptions, SessionStats,
 };
+use crate::tracker::Tracker;
 
 /// How long a session may take to end after its last mount is gone.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -72,6 +72,8 @@ pub(crate) struct MountPlan {
     pub(crate) watch_limit: usize,
     /// Who pays; `None` where quota is off.
     pub(crate) payer: Option<Payer>,
+    /// Where its changes are noted.
+    pub(crate) tracker: Arc<Tracker>,
     /// Which directory it was when it was registered; `None` for a new workspace.
     pub(crate) expected: Option<ExpectedDirectory>,
 }
@@ -330,6 +332,7 @@ fn serve(
         watch_limit: plan.watch_limit,
         seat: seat.map_err(|errno| path_error("look at", &plan.dir, errno))?,
         visitors: None,
+        tracker: Arc::clone(&plan.tracker),
     };
     let notes = SessionNotes::of(plan, backing).to_text();
     let session = Session::start(opened.device, opened.state, copy, options)?;

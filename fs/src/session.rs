@@ -23,6 +23,7 @@ use crate::fuse::connection;
 use crate::quota::{Account, HostSpace};
 use crate::state::Found;
 use crate::sys::device::FuseDevice;
+use crate::tracker::Tracker;
 use crate::watcher::StartedBy;
 
 pub use books::{LastRecount, VisitorFactory};
@@ -42,6 +43,8 @@ pub struct SessionOptions {
     pub(crate) seat: Option<Seat>,
     /// Sees every entry whenever the project is counted.
     pub visitors: Option<VisitorFactory>,
+    /// Where changes are noted.
+    pub(crate) tracker: Arc<Tracker>,
 }
 
 /// Why a session could not start or ended.
@@ -129,26 +132,30 @@ impl Session {
         let backing = Backing::new(root).map_err(backing_error)?;
         let (memory, found) = crate::state::open(state.as_fd()).map_err(table_error)?;
         let own_device = Arc::new(FuseDevice::new(device.try_clone().map_err(connection_error)?));
+        let SessionOptions { ownership, seat, tracker, visitors, .. } = options;
         let (fs, session, started_by) = match found {
             Found::Fresh => {
-                let fs = GuardFs::new(backing, memory, own_device, options.ownership, options.seat)
+                let fs = GuardFs::new(backing, memory, own_device, ownership, seat, tracker)
                     .map_err(table_error)?;
                 let fs = Arc::new(fs);
                 (fs.clone(), connection::connect(fs, device, options.threads), StartedBy::Mount)
             }
             Found::Tables { capabilities } => {
+                tracker.note_interrupted("the worker died before it could store everything");
                 let fs = Arc::new(GuardFs::attach(
                     backing,
                     memory,
                     own_device.clone(),
-                    options.ownership,
-                    options.seat,
+                    ownership,
+                    seat,
+                    tracker,
                 ));
                 let session = connection::reconnect(fs.clone(), &own_device, capabilities, options.threads);
                 (fs, session, StartedBy::Takeover)
             }
         };
         let session = session.map_err(connection_error)?;
+        fs.start_tracking();
         let thread = std::thread::Builder::new()
             .name(format!("fuse {name}"))
             .spawn(move || session.run())
@@ -159,7 +166,7 @@ impl Session {
             books: OnceLock::new(),
             thread,
             watch_limit: options.watch_limit,
-            visitors: options.visitors,
+            visitors,
             started_by,
         })
     }

@@ -14,6 +14,9 @@
 //! | `POST /workspaces` | [`MountRequest`] | [`Workspace`] |
 //! | `POST /workspaces/mount-all` | – | [`MountAllReport`] |
 //! | `DELETE /workspaces/{id}?forget=BOOL` | – | [`UmountReport`] |
+//! | `POST /log` | [`LogRequest`] | [`LogReport`] |
+//! | `GET /top` | – | [`TopReport`] |
+//! | `GET /events?after=ID&wait_seconds=N&last=N` | – | [`EventList`] |
 //! | `POST /sync` | [`SyncRequest`] | [`SyncReport`] |
 //! | `POST /shutdown` | – | [`ShutdownReport`] |
 //! | `GET /quota` | – | [`QuotaReport`] |
@@ -27,11 +30,18 @@
 //! Every error answer is an [`ApiError`] with the HTTP status of its [`ErrorCode`].
 
 mod error;
+mod event;
+mod history;
 mod quota;
 mod upgrade;
 mod workspace;
 
 pub use error::{ApiError, ErrorCode};
+pub use event::{Event, EventKind, EventList};
+pub use history::{
+    LogBeginning, LogBy, LogEntry, LogGap, LogOperation, LogReport, LogRequest, TopFile, TopReport,
+    TopWorkspace, TopWriter,
+};
 pub use quota::{
     AuditEntry, AuditList, Binding, Boost, Bound, Bounds, CheckReport, CheckRequest, ExplainStep,
     ExplainedScope, Explanation, GroupMembers, LimitSource, LimitSpec, Limits, PolicyDocument, PolicyRecord,

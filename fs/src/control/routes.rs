@@ -16,14 +16,18 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use wsguard_api::{
-    API_PREFIX, ApiError, DaemonStatus, ErrorCode, MountAllReport, MountRequest, SCHEMA_VERSION,
-    ShutdownReport, SyncReport, SyncRequest, UmountReport, UpgradeAccepted, UpgradeRequest, Workspace,
-    WorkspaceList,
+    API_PREFIX, ApiError, DaemonStatus, ErrorCode, EventList, LogReport, LogRequest, MountAllReport,
+    MountRequest, SCHEMA_VERSION, ShutdownReport, SyncReport, SyncRequest, TopReport, UmountReport,
+    UpgradeAccepted, UpgradeRequest, Workspace, WorkspaceList,
 };
 
+use super::Parts;
+use super::history::{self, EventQuery};
 use super::peer::Peer;
 use super::status::{WorkerFacts, status};
 use crate::catalog::CATALOG_FORMAT;
+use crate::events::EventLog;
+use crate::tracker::Recorder;
 use crate::workspaces::{AfterUnmount, Job, Jobs, Registry, Reply, stopping_error};
 
 /// Largest request body, bytes.
@@ -34,6 +38,8 @@ pub(super) struct Shared {
     pub(super) facts: WorkerFacts,
     pub(super) registry: Arc<Registry>,
     pub(super) jobs: Jobs,
+    recorder: Arc<Recorder>,
+    events: Arc<EventLog>,
 }
 
 pub(super) type Context = State<Arc<Shared>>;
@@ -59,12 +65,16 @@ impl IntoResponse for Refusal {
 pub(super) type Answer<T> = Result<Json<T>, Refusal>;
 
 /// Makes the routes of `wsguard_api`.
-pub(super) fn router(facts: WorkerFacts, registry: Arc<Registry>, jobs: Jobs) -> Router {
+pub(super) fn router(facts: WorkerFacts, parts: Parts) -> Router {
+    let Parts { registry, jobs, recorder, events } = parts;
     let routes = Router::new()
         .route("/status", get(get_status))
         .route("/workspaces", get(get_workspaces).post(post_workspace))
         .route("/workspaces/mount-all", post(post_mount_all))
         .route("/workspaces/{id}", delete(delete_workspace))
+        .route("/log", post(post_log))
+        .route("/top", get(get_top))
+        .route("/events", get(get_events))
         .route("/sync", post(post_sync))
         .route("/shutdown", post(post_shutdown))
         .merge(super::quota::router())
@@ -74,7 +84,7 @@ pub(super) fn router(facts: WorkerFacts, registry: Arc<Registry>, jobs: Jobs) ->
         .nest(API_PREFIX, routes)
         .fallback(unknown_route)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(Arc::new(Shared { facts, registry, jobs }))
+        .with_state(Arc::new(Shared { facts, registry, jobs, recorder, events }))
 }
 
 async fn unknown_route(uri: axum::http::Uri) -> Refusal {
@@ -134,6 +144,37 @@ async fn delete_workspace(
     let Query(query) = query.map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.body_text()))?;
     let after = if query.forget { AfterUnmount::Forget } else { AfterUnmount::Keep };
     Ok(Json(ask(&shared.jobs, |reply| Job::Unmount(id, after, reply)).await?))
+}
+
+async fn post_log(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<LogReport> {
+    let viewer = peer.viewer()?;
+    let request: LogRequest = parse(body, BODY_LIMIT)?;
+    // Its own thread: it waits for the recorder and reads files.
+    let answer = tokio::task::spawn_blocking(move || {
+        history::log(&shared.recorder, &shared.registry, viewer, &request)
+    });
+    match answer.await {
+        Ok(answer) => Ok(Json(answer?)),
+        Err(_) => Err(ApiError::new(ErrorCode::Internal, "the look into the history panicked").into()),
+    }
+}
+
+async fn get_top(State(shared): Context, ConnectInfo(peer): Caller) -> Answer<TopReport> {
+    Ok(Json(history::top(&shared.recorder, &shared.registry, peer.viewer()?)))
+}
+
+async fn get_events(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    query: Result<Query<EventQuery>, QueryRejection>,
+) -> Answer<EventList> {
+    let viewer = peer.viewer()?;
+    let Query(query) = query.map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.body_text()))?;
+    Ok(Json(history::events(&shared.events, viewer, query).await))
 }
 
 async fn post_sync(

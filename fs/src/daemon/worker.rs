@@ -15,21 +15,26 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::process::{Resource, Rlimit, Signal as ProcessSignal};
 use tracing::{debug, error, info, warn};
-use wsguard_api::{ApiError, ErrorCode, Program};
+use wsguard_api::{ApiError, ErrorCode, EventKind, Program};
 
 use super::directories::mounts_dir;
 use super::{DaemonError, DaemonOptions, WorkerEnd, last_words, log};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
-use crate::control::{self, ControlServer, Greeted, Successor, WorkerFacts};
+use crate::control::{self, ControlServer, Greeted, Parts, Successor, WorkerFacts};
 use crate::error_chain::one_line;
+use crate::events::EventLog;
 use crate::journal::progress::{self, Progress};
 use crate::keeper_link::{
     Channel, ChannelError, History, InheritedSession, KeeperLink, Order, PROTOCOL_VERSION, Past, SessionId,
     ToKeeper, ToWorker,
 };
 use crate::sys::signals::{Signal, Signals};
+use crate::tracker::{Bounds, HistoryOptions, Recorder};
 use crate::workspaces::{Driver, Job, Jobs, Registry};
+
+/// Where the histories are, below the state directory.
+const HISTORY_DIR: &str = "history";
 
 /// How often the keeper is told that this worker lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -173,6 +178,8 @@ struct Worker {
     driver: JoinHandle<()>,
     driver_ended: OwnedFd,
     control: ControlServer,
+    recorder: Arc<Recorder>,
+    events: Arc<EventLog>,
 }
 
 impl Worker {
@@ -182,6 +189,9 @@ impl Worker {
         let catalog = open_catalog(&config, &registry)?;
         let driver_ended = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| internal("make an event", errno.into()))?;
+        let recorder = start_recorder(&config)?;
+        let events = Arc::new(EventLog::open(&config.state_dir));
+        tell_start(&events, &greeting);
         let (jobs, queue) = Jobs::queue();
         let own_pids = vec![greeting.keeper_pid, std::process::id()];
         let driver = Driver::new(
@@ -189,6 +199,8 @@ impl Worker {
             mounts_dir,
             catalog,
             Arc::clone(&link),
+            Arc::clone(&recorder),
+            Arc::clone(&events),
             Arc::clone(&registry),
             jobs.clone(),
             own_pids,
@@ -198,12 +210,13 @@ impl Worker {
         let Greeting { generation, keeper_pid, keeper, program, past, control, inherited, unfinished } =
             greeting;
         let history = Arc::new(History::new(past));
-        let (told, past) = (Arc::clone(&link), Arc::clone(&history));
+        let (told, past, told_events) = (Arc::clone(&link), Arc::clone(&history), Arc::clone(&events));
         let driver = std::thread::Builder::new()
             .name("driver".to_owned())
             .spawn(move || {
                 let sessions = inherited.len();
-                let taken_over = || tell_taken_over(&told, &past, generation, sessions, &unfinished);
+                let taken_over =
+                    || tell_taken_over(&told, &past, &told_events, generation, sessions, &unfinished);
                 let is_restored = || {
                     tell_ready(&told);
                     // Nobody waits any more if it took too long.
@@ -215,10 +228,16 @@ impl Worker {
         let greeted = Greeted { keeper_pid, generation, keeper, program, history };
         let facts = WorkerFacts::new(&config, Arc::clone(&link), greeted);
         let socket = (control, control::socket_path(&config.runtime_dir));
-        let control = ControlServer::start(socket, is_restored, READY_TIMEOUT, facts, registry, jobs.clone())
+        let parts = Parts {
+            registry,
+            jobs: jobs.clone(),
+            recorder: Arc::clone(&recorder),
+            events: Arc::clone(&events),
+        };
+        let control = ControlServer::start(socket, is_restored, READY_TIMEOUT, facts, parts)
             .map_err(|error| internal("start the control server", error))?;
         info!(generation, "worker runs");
-        Ok(Self { config, link, jobs, driver, driver_ended, control })
+        Ok(Self { config, link, jobs, driver, driver_ended, control, recorder, events })
     }
 
     /// Listens until the driver has unmounted everything.
@@ -317,12 +336,15 @@ impl Worker {
     fn end(self) -> Result<(), DaemonError> {
         let has_panicked = self.driver.join().is_err();
         self.control.stop(Successor::None);
+        // Last, when nothing can change any more.
+        self.recorder.stop();
         if has_panicked {
             return Err(failed("drive", std::io::Error::other("the driver panicked")));
         }
         self.link
             .tell(&ToKeeper::Stopped)
             .map_err(|error| failed("tell the keeper", std::io::Error::other(error)))?;
+        self.events.tell(EventKind::DaemonStopped, None, "the daemon stops");
         info!("worker stopped");
         Ok(())
     }
@@ -390,6 +412,7 @@ fn tell_ready(link: &KeeperLink) {
 fn tell_taken_over(
     link: &KeeperLink,
     history: &History,
+    events: &EventLog,
     generation: u64,
     sessions: usize,
     unfinished: &[SessionId],
@@ -400,6 +423,9 @@ fn tell_taken_over(
     }
     if sessions > 0 {
         info!(sessions, stall_ms, "every session is taken over");
+        let stall = stall_ms.map_or_else(String::new, |stall| format!(" after {stall} ms"));
+        let message = format!("mounts that are answered again{stall}: {sessions}");
+        events.tell(EventKind::WorkerTookOver, None, &message);
     }
     close_unfinished(link, unfinished);
 }
@@ -433,6 +459,30 @@ fn open_catalog(config: &Config, registry: &Registry) -> Result<Catalog, ApiErro
         ));
     }
     Ok(opened.catalog)
+}
+
+/// Tells why this worker starts.
+fn tell_start(events: &EventLog, greeting: &Greeting) {
+    match greeting.past.events.last().filter(|_| greeting.generation > 1) {
+        Some(death) => {
+            let message = format!("worker {} ended: {}", death.generation, death.reason);
+            events.tell(EventKind::WorkerDied, None, &message);
+        }
+        None => {
+            let message = format!("the daemon starts, version {}", env!("CARGO_PKG_VERSION"));
+            events.tell(EventKind::DaemonStarted, None, &message);
+        }
+    }
+}
+
+fn start_recorder(config: &Config) -> Result<Arc<Recorder>, ApiError> {
+    let directory = config.state_dir.join(HISTORY_DIR);
+    let bounds = Bounds { max_bytes: config.history_bytes, max_age: config.history_age };
+    let shown = directory.display().to_string();
+    Recorder::start(HistoryOptions { directory, bounds }).map(Arc::new).map_err(|error| {
+        ApiError::new(ErrorCode::Unavailable, format!("cannot keep histories in {shown}: {error}"))
+            .with_hint("see that --state-dir is on a disk that is writable and not full")
+    })
 }
 
 fn failed(action: &'static str, source: std::io::Error) -> DaemonError {

@@ -6,10 +6,12 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
+use super::tracking::charge;
 use super::{Caller, GuardFs, borrow};
 use crate::backing::{Stat, proc_path, stat_of};
 use crate::fail_point::{self, Stage};
 use crate::sys::identity;
+use crate::tracker::Operation;
 
 /// A time to set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,6 +98,10 @@ impl GuardFs {
             rustix::fs::utimensat(borrow(&fd), "", &times, AtFlags::EMPTY_PATH)?;
         }
         fail_point::reach(Stage::Effect);
+        // Not the order of the kernel to drop privilege bits, and not the times that go with a truncation.
+        if set.size.is_none() && set != SettableAttributes::NOTHING {
+            self.note(caller.did(Operation::SetAttributes, node));
+        }
         Ok(())
     }
 
@@ -119,7 +125,8 @@ impl GuardFs {
         number: Option<u64>,
         size: u64,
     ) -> Result<(), Errno> {
-        let mode = u32::from(stat_of(fd)?.stx_mode);
+        let before = stat_of(fd)?;
+        let mode = u32::from(before.stx_mode);
         let keeps_privilege =
             mode & (libc::S_ISUID | libc::S_ISGID) != 0 && self.is_allowed_privilege(caller);
         let truncate = |file: BorrowedFd<'_>| {
@@ -130,11 +137,15 @@ impl GuardFs {
         if let Some(open_file) = number.and_then(|number| self.files.get(number).ok())
             && open_file.is_writer()
         {
-            return truncate(open_file.file(self)?.as_fd());
+            truncate(open_file.file(self)?.as_fd())?;
+        } else {
+            let inode = self.table.get(node)?;
+            let file = self.backing.open(&inode.handle, OFlags::WRONLY | OFlags::NONBLOCK)?;
+            truncate(file.as_fd())?;
         }
-        let inode = self.table.get(node)?;
-        let file = self.backing.open(&inode.handle, OFlags::WRONLY | OFlags::NONBLOCK)?;
-        truncate(file.as_fd())
+        let delta = charge(&stat_of(fd)?).saturating_sub(charge(&before));
+        self.note(caller.did(Operation::Truncate, node).range(0, size).costing(0, delta));
+        Ok(())
     }
 }
 

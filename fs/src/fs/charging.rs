@@ -295,7 +295,8 @@ impl Charging {
         charge.state.lock().size
     }
 
-    /// Books a write of which `written` bytes were written, none if it failed.
+    /// Books a write of which `written` bytes were written, none if it failed. Returns by how much the file's charge
+    /// grew.
     pub(super) fn settle_write(
         &self,
         node: u64,
@@ -304,12 +305,13 @@ impl Charging {
         admitted: Admitted<'_>,
         offset: u64,
         written: usize,
-    ) {
+    ) -> i64 {
         match admitted.kind {
-            Growth::None => {}
+            Growth::None => 0,
             Growth::WithinBlock => {
                 // The kernel holds the inode's lock exclusively for a write beyond the end, and for truncations.
                 charge.dense_end.fetch_max(offset + written as u64, Ordering::AcqRel);
+                0
             }
             Growth::Blocks => self.settle(node, charge, file, admitted.reservation),
         }
@@ -399,19 +401,25 @@ impl Charging {
         charge.dense_end.store(0, Ordering::Release);
     }
 
-    /// Books a change of any kind.
+    /// Books a change of any kind. Returns by how much the file's charge grew.
     pub(super) fn settle_change(
         &self,
         node: u64,
         charge: &Charge,
         file: BorrowedFd<'_>,
         admitted: Admitted<'_>,
-    ) {
-        self.settle(node, charge, file, admitted.reservation);
+    ) -> i64 {
+        self.settle(node, charge, file, admitted.reservation)
     }
 
-    /// Looks at the inode again and books the difference to what was charged.
-    fn settle(&self, node: u64, charge: &Charge, file: BorrowedFd<'_>, reservation: Option<Reservation<'_>>) {
+    /// Looks at the inode again and books the difference to what was charged, which it returns.
+    fn settle(
+        &self,
+        node: u64,
+        charge: &Charge,
+        file: BorrowedFd<'_>,
+        reservation: Option<Reservation<'_>>,
+    ) -> i64 {
         let mut state = charge.state.lock();
         let stat = match rustix::fs::fstat(file) {
             Ok(stat) => stat,
@@ -419,7 +427,7 @@ impl Charging {
                 // The reservation goes back with its drop; a recount finds what was really taken.
                 tracing::error!(ino = node, %errno, "a change cannot be booked; the project is counted again");
                 self.account.set_estimated(true);
-                return;
+                return 0;
             }
         };
         let (size, blocks) = (size_of(&stat), blocks_of(&stat));
@@ -448,6 +456,7 @@ impl Charging {
                 tracing::debug!(ino = node, %errno, "no space is held for holes that a mapping may fill");
             }
         }
+        delta
     }
 
     /// Before a write far beyond the end of a file that may be mapped: the hole may be filled by stores.
@@ -509,7 +518,9 @@ impl Charging {
         let was_last = state.mappers == 0;
         drop(state);
         match file {
-            Some(file) => self.settle(node, charge, file, None),
+            Some(file) => {
+                self.settle(node, charge, file, None);
+            }
             None if was_last => {
                 let mut state = charge.state.lock();
                 if self.change_hold(&mut state, 0).is_err() {

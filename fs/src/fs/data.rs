@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::GuardFs;
 use super::charging::{Accounting, Charging};
 use super::open_files::OpenFile;
+use super::{Caller, GuardFs};
 use crate::fail_point::{self, Stage};
 use crate::journal::Running;
 use crate::sys::identity;
+use crate::tracker::Operation;
 
 /// Most bytes of one copy_file_range(2); the caller goes on from the returned count. Bounds the time for which
 /// one request keeps a thread.
@@ -113,8 +114,10 @@ impl GuardFs {
         data: &[u8],
         origin: WriteOrigin,
         flags: OFlags,
+        caller: Caller,
     ) -> Result<usize, Errno> {
         let written = self.once(running, |again| {
+            let mut offset = offset;
             let open_file = self.files.get(number)?;
             let how = WriteMode::of(&open_file, flags);
             if how.appends {
@@ -131,8 +134,10 @@ impl GuardFs {
                     Some(_) | None => running.note(size + 1),
                 }
                 fail_point::reach(Stage::Prepared);
+                offset = size;
             }
-            let written = self.write_charged(&open_file, offset, data, origin, how)?;
+            let (written, delta) = self.write_charged(&open_file, offset, data, origin, how)?;
+            open_file.tally(self, caller).wrote(offset, written as u64, delta);
             self.sync_written(&open_file, how)?;
             to_result(written)
         })?;
@@ -149,7 +154,7 @@ impl GuardFs {
         }
     }
 
-    /// Writes as much as the quota allows.
+    /// Writes as much as the quota allows. Returns the bytes written, and by how much the file's charge grew.
     fn write_charged(
         &self,
         open_file: &OpenFile,
@@ -157,10 +162,10 @@ impl GuardFs {
         data: &[u8],
         origin: WriteOrigin,
         how: WriteMode,
-    ) -> Result<usize, Errno> {
+    ) -> Result<(usize, i64), Errno> {
         let write =
             |data| self.reclaim.retry_when_full(|| self.write_now(open_file, offset, data, origin, how));
-        let Some(charging) = &self.charging else { return write(data) };
+        let Some(charging) = &self.charging else { return write(data).map(|written| (written, 0)) };
         let file = open_file.file(self)?;
         let charge = open_file.charge(charging);
         // With O_APPEND the backing decides where: at its own end.
@@ -170,7 +175,7 @@ impl GuardFs {
         })?;
         let written = write(data.get(..admitted.length).unwrap_or(data));
         fail_point::reach(Stage::Effect);
-        charging.settle_write(
+        let delta = charging.settle_write(
             open_file.node,
             charge,
             file.as_fd(),
@@ -178,7 +183,7 @@ impl GuardFs {
             start,
             written.as_ref().map_or(0, |written| *written),
         );
-        written
+        written.map(|written| (written, delta))
     }
 
     fn write_now(
@@ -222,7 +227,14 @@ impl GuardFs {
     ///
     /// # Errors
     /// As fallocate(2); `EOPNOTSUPP` for a mode that the backing filesystem lacks.
-    pub(crate) fn fallocate(&self, number: u64, mode: i32, offset: u64, length: u64) -> Result<(), Errno> {
+    pub(crate) fn fallocate(
+        &self,
+        caller: Caller,
+        number: u64,
+        mode: i32,
+        offset: u64,
+        length: u64,
+    ) -> Result<(), Errno> {
         let open_file = self.files.get(number)?;
         let mode = u32::try_from(mode).map_err(|_| Errno::OPNOTSUPP)?;
         let mode = FallocateFlags::from_bits(mode).ok_or(Errno::OPNOTSUPP)?;
@@ -241,6 +253,8 @@ impl GuardFs {
         let Some(charging) = &self.charging else {
             allocate()?;
             fail_point::reach(Stage::Effect);
+            let record = caller.did(Operation::Allocate, open_file.node);
+            self.note(record.range(offset, offset.saturating_add(length)));
             return Ok(());
         };
         let charge = open_file.charge(charging);
@@ -257,8 +271,11 @@ impl GuardFs {
         charging.forget_density(charge);
         let allocated = allocate();
         fail_point::reach(Stage::Effect);
-        charging.settle_change(node, charge, file, admitted);
-        allocated
+        let delta = charging.settle_change(node, charge, file, admitted);
+        allocated?;
+        let record = caller.did(Operation::Allocate, node);
+        self.note(record.range(offset, offset.saturating_add(length)).costing(0, delta));
+        Ok(())
     }
 
     /// Where blocks beyond the end of a file are not charged, they cannot be asked for either.
@@ -302,11 +319,22 @@ impl GuardFs {
     pub(crate) fn copy_range(
         &self,
         running: &Running<'_>,
+        caller: Caller,
         from: (u64, u64),
         to: (u64, u64),
         length: u64,
     ) -> Result<usize, Errno> {
-        let copied = self.once(running, |_| self.copy_charged(from, to, length).and_then(to_result))?;
+        let copied = self.once(running, |_| {
+            let copied = self.copy_charged(from, to, length)?;
+            if let Ok(target) = self.files.get(to.0)
+                && copied > 0
+            {
+                let record = caller.did(Operation::CopyRange, target.node);
+                let end = to.1.saturating_add(copied as u64);
+                self.note(record.range(to.1, end).costing(copied as u64, 0));
+            }
+            to_result(copied)
+        })?;
         usize::try_from(copied).map_err(|_| Errno::IO)
     }
 

@@ -9,12 +9,14 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::charging::{Charging, Names};
+use super::tracking::charge;
 use super::{Caller, Entry, GuardFs, borrow};
 use crate::backing::stat_of;
 use crate::fail_point::{self, Stage};
 use crate::inode::Life;
 use crate::journal::Running;
 use crate::sys::identity;
+use crate::tracker::Operation;
 
 /// An inode that loses a name.
 struct Victim {
@@ -23,6 +25,8 @@ struct Victim {
     /// It is the last name, and the kernel knows the inode.
     is_pinned: bool,
     fd: OwnedFd,
+    /// What goes with the last name, bytes.
+    freed: i64,
 }
 
 impl GuardFs {
@@ -57,7 +61,9 @@ impl GuardFs {
         }
         let device = if is_device { rustix::fs::makedev(device.0, device.1) } else { 0 };
         let mode = Mode::from_raw_mode(self.allowed_mode(mode));
-        self.create_entry(caller, parent, name, umask, |dir| {
+        let operation =
+            if file_type == FileType::RegularFile { Operation::Create } else { Operation::MakeNode };
+        self.create_entry(caller, operation, parent, name, umask, |dir| {
             rustix::fs::mknodat(dir, name, file_type, mode, device)
         })
     }
@@ -75,7 +81,9 @@ impl GuardFs {
         umask: u32,
     ) -> Result<Entry, Errno> {
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        self.create_entry(caller, parent, name, umask, |dir| rustix::fs::mkdirat(dir, name, mode))
+        self.create_entry(caller, Operation::MakeDirectory, parent, name, umask, |dir| {
+            rustix::fs::mkdirat(dir, name, mode)
+        })
     }
 
     /// Creates a symbolic link. The target is stored as it is and never resolved by the daemon.
@@ -89,14 +97,16 @@ impl GuardFs {
         name: &OsStr,
         target: &OsStr,
     ) -> Result<Entry, Errno> {
-        self.create_entry(caller, parent, name, 0, |dir| rustix::fs::symlinkat(target, dir, name))
+        self.create_entry(caller, Operation::MakeSymlink, parent, name, 0, |dir| {
+            rustix::fs::symlinkat(target, dir, name)
+        })
     }
 
     /// Gives a node another name.
     ///
     /// # Errors
     /// As link(2).
-    pub(crate) fn link(&self, node: u64, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
+    pub(crate) fn link(&self, caller: Caller, node: u64, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
         identity::assume_nobody()?;
         let (fd, dir) = (self.node_fd(node)?, self.node_fd(parent)?);
         let names = self.begin_names();
@@ -106,6 +116,7 @@ impl GuardFs {
         if let Some(names) = &names {
             self.count_moved(names, &dir, name);
         }
+        self.note(caller.did(Operation::Link, node).at(parent, name));
         self.entry_at(borrow(&dir), name)
     }
 
@@ -123,16 +134,16 @@ impl GuardFs {
     ///
     /// # Errors
     /// As unlink(2).
-    pub(crate) fn unlink(&self, parent: u64, name: &OsStr) -> Result<(), Errno> {
-        self.remove(parent, name, AtFlags::empty())
+    pub(crate) fn unlink(&self, caller: Caller, parent: u64, name: &OsStr) -> Result<(), Errno> {
+        self.remove(caller, parent, name, AtFlags::empty())
     }
 
     /// Removes an empty directory.
     ///
     /// # Errors
     /// As rmdir(2).
-    pub(crate) fn remove_directory(&self, parent: u64, name: &OsStr) -> Result<(), Errno> {
-        self.remove(parent, name, AtFlags::REMOVEDIR)
+    pub(crate) fn remove_directory(&self, caller: Caller, parent: u64, name: &OsStr) -> Result<(), Errno> {
+        self.remove(caller, parent, name, AtFlags::REMOVEDIR)
     }
 
     /// Moves, replaces, exchanges, or moves leaving a whiteout.
@@ -230,8 +241,42 @@ impl GuardFs {
                 self.count_moved(names, &from_dir, from.1);
             }
         }
+        self.note_rename(caller, from, to, flags, replaced.as_ref());
         self.removed(names.as_ref(), replaced);
         Ok(())
+    }
+
+    /// Notes who got which name, while the kernel still holds both directories.
+    fn note_rename(
+        &self,
+        caller: Caller,
+        from: (u64, &OsStr),
+        to: (u64, &OsStr),
+        flags: RenameFlags,
+        replaced: Option<&Victim>,
+    ) {
+        let moved = self.node_at(to);
+        // Two names of one inode: nothing has happened (rename(2)).
+        let is_itself = replaced.is_some_and(|replaced| moved == Some(replaced.node));
+        if is_itself {
+            return;
+        }
+        if let Some(replaced) = replaced {
+            let record = caller.did(Operation::Replace, replaced.node).at(to.0, to.1);
+            self.note(record.costing(0, -replaced.freed));
+        }
+        let is_exchange = flags.contains(RenameFlags::EXCHANGE);
+        let operation = if is_exchange { Operation::Exchange } else { Operation::Rename };
+        self.note(caller.did(operation, moved.unwrap_or(0)).at(from.0, from.1).moved_to(to.0, to.1));
+        if is_exchange {
+            let back = self.node_at(from).unwrap_or(0);
+            self.note(caller.did(operation, back).at(to.0, to.1).moved_to(from.0, from.1));
+        }
+    }
+
+    fn node_at(&self, (parent, name): (u64, &OsStr)) -> Option<u64> {
+        let dir = self.node_fd(parent).ok()?;
+        self.node_of(&self.backing.stat_at(borrow(&dir), name).ok()?).ok()
     }
 
     /// As [`GuardFs::changed`], for what a name stands for. If it is gone already, somebody below the mount has removed
@@ -242,7 +287,7 @@ impl GuardFs {
         }
     }
 
-    fn remove(&self, parent: u64, name: &OsStr, flags: AtFlags) -> Result<(), Errno> {
+    fn remove(&self, caller: Caller, parent: u64, name: &OsStr, flags: AtFlags) -> Result<(), Errno> {
         identity::assume_nobody()?;
         let dir = self.node_fd(parent)?;
         let victim = self.victim(borrow(&dir), name);
@@ -251,13 +296,17 @@ impl GuardFs {
             names.begin();
         }
         self.mutate_name(parent, name, || rustix::fs::unlinkat(borrow(&dir), name, flags))?;
+        let operation =
+            if flags.contains(AtFlags::REMOVEDIR) { Operation::RemoveDirectory } else { Operation::Unlink };
+        let (node, freed) = victim.as_ref().map_or((0, 0), |victim| (victim.node, victim.freed));
+        self.note(caller.did(operation, node).at(parent, name).costing(0, -freed));
         self.removed(names.as_ref(), victim);
         Ok(())
     }
 
     /// Books an inode that has lost a name, and keeps it reachable if that was its last.
     fn removed(&self, names: Option<&Names<'_>>, victim: Option<Victim>) {
-        let Some(Victim { node, is_dir, is_pinned, fd }) = victim else { return };
+        let Some(Victim { node, is_dir, is_pinned, fd, freed: _ }) = victim else { return };
         if let (Some(names), Some(charging)) = (names, &self.charging) {
             match stat_of(fd.as_fd()) {
                 // A directory's links say nothing on btrfs; it was removed, so it had no other name.
@@ -291,8 +340,8 @@ impl GuardFs {
 
     /// Returns what `name` is, which is about to go.
     ///
-    /// Once the last name is gone, an open(2) whose lookup came before a rename over the file, and a process that stands in a directory, still
-    /// reach it then. That it cannot be determined only means that it is not pinned; the removal reports the error.
+    /// Once the last name is gone, an open(2) whose lookup came before a rename over the file, and a process that stands
+    /// in a directory, still reach it. That it cannot be determined only means that it is not pinned; the removal reports the error.
     fn victim(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Option<Victim> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(dir, name, flags, Mode::empty()).ok()?;
@@ -303,12 +352,14 @@ impl GuardFs {
             self.backing.forget(&inode.handle);
         }
         let is_pinned = loses_last_name && self.table.knows(inode.node);
-        Some(Victim { node: inode.node, is_dir: inode.is_dir(), is_pinned, fd })
+        let freed = if loses_last_name { charge(&child.stat) } else { 0 };
+        Some(Victim { node: inode.node, is_dir: inode.is_dir(), is_pinned, fd, freed })
     }
 
     fn create_entry(
         &self,
         caller: Caller,
+        operation: Operation,
         parent: u64,
         name: &OsStr,
         umask: u32,
@@ -323,6 +374,7 @@ impl GuardFs {
         if let (Some(names), Some(inode)) = (&names, inode) {
             names.created(entry.node, inode);
         }
+        self.note(caller.did(operation, entry.node).at(parent, name));
         Ok(entry)
     }
 

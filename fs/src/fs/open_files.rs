@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::charging::{Charge, Charging, Mapper, Names};
 use super::kept_fd::{FileRef, KeptFd};
+use super::tracking::charge;
 use super::{Caller, Entry as NodeEntry, GuardFs, borrow};
 use crate::backing::stat_of;
 use crate::fail_point::{self, Stage};
@@ -25,6 +26,7 @@ use crate::handle::Remembered;
 use crate::inode::Life;
 use crate::journal::Running;
 use crate::sys::identity;
+use crate::tracker::{OpenTally, Operation};
 
 /// Locks that the open inodes are divided by.
 const SHARDS: usize = 64;
@@ -59,6 +61,8 @@ pub(crate) struct OpenFile {
     /// A second one without `O_APPEND`, for a file whose `O_APPEND` was cleared by fcntl(2).
     plain: OnceLock<KeptFd>,
     inode: Arc<OpenInodeState>,
+    /// What is written through it. A writer has it from the start, unless a worker before this one opened it.
+    tally: OnceLock<Arc<OpenTally>>,
 }
 
 /// What every open of one inode shares.
@@ -75,7 +79,20 @@ impl OpenFile {
     /// Rebuilds what a worker before this one had open; the descriptor is opened when it is needed.
     pub(super) fn remembered(remembered: Remembered, inode: Arc<OpenInodeState>) -> Self {
         let flags = OFlags::from_bits_retain(remembered.flags);
-        Self { node: remembered.node, flags, file: OnceLock::new(), plain: OnceLock::new(), inode }
+        Self {
+            node: remembered.node,
+            flags,
+            file: OnceLock::new(),
+            plain: OnceLock::new(),
+            inode,
+            tally: OnceLock::new(),
+        }
+    }
+
+    /// Returns where its writes are counted. Who opened it under another worker is not known any more; whoever
+    /// writes first is taken for them.
+    pub(super) fn tally(&self, fs: &GuardFs, caller: Caller) -> &OpenTally {
+        self.tally.get_or_init(|| fs.tracker.open_for_writing(self.node, None, caller.uid, caller.pid))
     }
 
     /// Whether it was opened for reading and writing, so that a shared mapping may write unseen.
@@ -245,7 +262,7 @@ impl GuardFs {
         let inode = self.table.get(node)?;
         let is_writer = flags & OFlags::ACCMODE != OFlags::RDONLY;
         if !is_writer && !flags.contains(OFlags::TRUNC) {
-            return self.enter(running, node, worker_flags(flags), None, false);
+            return self.enter(running, caller, node, worker_flags(flags), None, false, None);
         }
         // `O_RDONLY | O_TRUNC` truncates on Linux, which ftruncate(2) does not do through such a descriptor.
         let access = if is_writer { worker_flags(flags) } else { OFlags::WRONLY };
@@ -257,6 +274,7 @@ impl GuardFs {
         }
         if flags.contains(OFlags::TRUNC) {
             // Apart from the opening, because the bits of a privileged file stay if the caller may keep them.
+            let before = charge(&stat_of(opened.as_fd())?);
             let truncate = || rustix::fs::ftruncate(&opened, 0);
             let truncate = || {
                 if is_privileged && self.is_allowed_privilege(caller) {
@@ -268,9 +286,10 @@ impl GuardFs {
                 Ok(())
             };
             self.charged_change(node, opened.as_fd(), truncate)?;
+            self.note(caller.did(Operation::Truncate, node).costing(0, -before));
         }
         let file = is_writer.then_some(opened);
-        self.enter(running, node, worker_flags(flags), file, is_privileged)
+        self.enter(running, caller, node, worker_flags(flags), file, is_privileged, None)
     }
 
     /// Creates a regular file and opens it.
@@ -326,9 +345,18 @@ impl GuardFs {
             charging.created(entry.node, &charge, &entry.stat);
         }
         drop(names);
+        self.note(caller.did(Operation::Create, entry.node).at(parent, name));
         let is_privileged = mode & (libc::S_ISUID | libc::S_ISGID) != 0;
         let opened = self
-            .enter(running, entry.node, worker_flags(flags), Some(opened), is_privileged)
+            .enter(
+                running,
+                caller,
+                entry.node,
+                worker_flags(flags),
+                Some(opened),
+                is_privileged,
+                Some(parent),
+            )
             .inspect_err(|_| self.forget(entry.node, 1))?;
         entry.attribute_ttl = self.attribute_ttl(entry.node);
         Ok((entry, opened))
@@ -409,10 +437,12 @@ impl GuardFs {
     fn enter(
         &self,
         running: &Running<'_>,
+        caller: Caller,
         node: u64,
         flags: OFlags,
         file: Option<OwnedFd>,
         is_privileged: bool,
+        parent: Option<u64>,
     ) -> Result<Opened, Errno> {
         let maybe_mapped = flags & OFlags::ACCMODE == OFlags::RDWR;
         let (mode, inode) = self.acquire_data_mode(node, file.as_ref(), maybe_mapped)?;
@@ -440,8 +470,13 @@ impl GuardFs {
         fail_point::reach(Stage::Numbered);
         // One that is not kept is opened again at each use.
         let file = file.and_then(|file| KeptFd::keep(file).ok()).map_or_else(OnceLock::new, OnceLock::from);
-        let open_file = OpenFile { node, flags, file, plain: OnceLock::new(), inode };
+        let open_file = OpenFile { node, flags, file, plain: OnceLock::new(), inode, tally: OnceLock::new() };
         let is_writer = open_file.is_writer();
+        if is_writer {
+            open_file
+                .tally
+                .get_or_init(|| self.tracker.open_for_writing(node, parent, caller.uid, caller.pid));
+        }
         self.files.enter(number, open_file, Remembered { node, flags: flags.bits() });
         fail_point::reach(Stage::Entered);
         Ok(Opened { number, mode, is_writer })

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tracing::{error, info, warn};
-use wsguard_api::{ApiError, ErrorCode, MountRequest, Ownership, Workspace};
+use wsguard_api::{ApiError, ErrorCode, EventKind, MountRequest, Ownership, Workspace};
 
 use super::jobs::{Job, Jobs, Reply};
 use super::quota::QuotaState;
@@ -22,6 +22,7 @@ use crate::catalog::{Catalog, CatalogError, WantedState, WorkspaceRecord};
 use crate::changed_outside::{OutsideSearch, Unwatched};
 use crate::config::Config;
 use crate::error_chain::one_line;
+use crate::events::{Concerned, EventLog};
 use crate::keeper_link::KeeperLink;
 use crate::mounting::{
     self, ExpectedDirectory, MountError, MountPlan, Mounted, Payer, Presence, check_form, check_name, check_overlap,
@@ -29,6 +30,7 @@ use crate::mounting::{
 };
 use crate::roots_watch::RootsWatch;
 use crate::session::OwnershipPolicy;
+use crate::tracker::Recorder;
 
 /// How often mounts are looked after.
 const TICK: Duration = Duration::from_secs(2);
@@ -70,6 +72,8 @@ pub(crate) struct Driver {
     pub(super) mounts_dir: PathBuf,
     pub(super) catalog: Catalog,
     pub(super) link: Arc<KeeperLink>,
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) events: Arc<EventLog>,
     pub(super) registry: Arc<Registry>,
     pub(super) jobs: Jobs,
     /// Never counted among the users of a mount.
@@ -93,6 +97,8 @@ impl Driver {
         mounts_dir: PathBuf,
         catalog: Catalog,
         link: Arc<KeeperLink>,
+        recorder: Arc<Recorder>,
+        events: Arc<EventLog>,
         registry: Arc<Registry>,
         jobs: Jobs,
         own_pids: Vec<u32>,
@@ -104,6 +110,8 @@ impl Driver {
             mounts_dir,
             catalog,
             link,
+            recorder,
+            events,
             registry,
             jobs,
             own_pids,
@@ -380,10 +388,20 @@ impl Driver {
         match mounting::mount(&self.link, self.registry.quota().ledger(), &self.plan(&record)) {
             Ok(mounted) => {
                 self.note_superseded(&record, mounted.device(), former);
+                self.tell(
+                    &record,
+                    EventKind::Mounted,
+                    &format!("guarded at {}", record.mount_point().display()),
+                );
                 self.enter(record, mounted, noted)
             }
             Err(error) => {
                 let error = error.to_api();
+                // Tried again and again: only the first time.
+                let is_known = self.registry.has_failed(&record.id, &error.message);
+                if previous.is_some() && !is_known {
+                    self.tell(&record, EventKind::MountFailed, &format!("not guarded: {}", error.message));
+                }
                 match previous {
                     Some(previous) => self.put_back(previous, noted, &error),
                     None => {
@@ -397,6 +415,12 @@ impl Driver {
                 Err(error)
             }
         }
+    }
+
+    /// Tells the owner of a workspace, and root, what became of it.
+    pub(super) fn tell(&self, record: &WorkspaceRecord, kind: EventKind, message: &str) {
+        let concerned = Concerned { name: &record.name, owner_uid: record.owner_uid };
+        self.events.tell(kind, Some(concerned), message);
     }
 
     /// Takes back what a request that failed has changed.
@@ -434,6 +458,7 @@ impl Driver {
                 accounting: None,
                 assumed: self.registry.quota().upper_bound(&record.id),
             }),
+            tracker: self.recorder.tracker(&record.id),
             expected: record
                 .identity
                 .clone()

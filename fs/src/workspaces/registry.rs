@@ -27,7 +27,8 @@ pub(crate) enum Viewer {
 }
 
 impl Viewer {
-    fn sees(self, owner: u32) -> bool {
+    /// Whether what belongs to this user is shown.
+    pub(crate) fn sees(self, owner: u32) -> bool {
         match self {
             Self::Root => true,
             Self::User(uid) => uid == owner,
@@ -61,6 +62,30 @@ impl Entry {
     /// A workspace that is not mounted.
     pub(super) fn idle(record: WorkspaceRecord, standing: Standing) -> Self {
         Self { record, standing, search: None, bypassing: Vec::new(), unrepaired: Vec::new() }
+    }
+}
+
+/// A path in a workspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The workspace's id.
+    pub(crate) id: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Where users see it.
+    pub(crate) mount_point: PathBuf,
+    /// The path from there; empty for the workspace itself.
+    pub(crate) relative: PathBuf,
+}
+
+impl Place {
+    fn of(entry: &Entry, relative: &Path) -> Self {
+        Self {
+            id: entry.record.id.clone(),
+            name: entry.record.name.clone(),
+            mount_point: entry.record.mount_point().to_path_buf(),
+            relative: relative.components().collect(),
+        }
     }
 }
 
@@ -177,6 +202,32 @@ impl Registry {
             .with_hint("see `wsguard ls`"))
     }
 
+    /// Returns the registered workspace, mounted or not, that `path` lies in, if `viewer` sees it. Nothing is looked
+    /// up in the filesystem.
+    pub(crate) fn place_of(&self, path: &Path, viewer: Viewer) -> Result<Place, ApiError> {
+        let contents = self.contents.lock();
+        for entry in contents.entries.values().filter(|entry| viewer.sees(entry.record.owner_uid)) {
+            let source = self.mounts_dir.join(&entry.record.id);
+            let relative = [entry.record.mount_point(), &entry.record.dir, &source]
+                .into_iter()
+                .find_map(|at| path.strip_prefix(at).ok());
+            if let Some(relative) = relative {
+                return Ok(Place::of(entry, relative));
+            }
+        }
+        Err(ApiError::new(ErrorCode::NotFound, format!("{} is not in a workspace", path.display()))
+            .with_hint("see `wsguard ls`"))
+    }
+
+    /// Returns every registered workspace that `viewer` sees, by name.
+    pub(crate) fn places(&self, viewer: Viewer) -> Vec<Place> {
+        let contents = self.contents.lock();
+        let visible = contents.entries.values().filter(|entry| viewer.sees(entry.record.owner_uid));
+        let mut places: Vec<Place> = visible.map(|entry| Place::of(entry, Path::new(""))).collect();
+        places.sort_by(|a, b| a.name.cmp(&b.name));
+        places
+    }
+
     pub(super) fn view_of(&self, id: &str) -> Result<Workspace, ApiError> {
         self.contents.lock().entries.get(id).map(|entry| self.view(entry)).ok_or_else(|| unknown(id))
     }
@@ -210,6 +261,14 @@ impl Registry {
 
     pub(super) fn ids(&self) -> Vec<String> {
         self.contents.lock().entries.keys().cloned().collect()
+    }
+
+    /// Whether a workspace is known not to be guarded for that reason.
+    pub(super) fn has_failed(&self, id: &str, reason: &str) -> bool {
+        matches!(
+            self.contents.lock().entries.get(id).map(|entry| &entry.standing),
+            Some(Standing::Failed(known) | Standing::Dead(known)) if known == reason
+        )
     }
 
     /// Returns the guard of a workspace, if it is mounted.

@@ -71,8 +71,11 @@ impl Driver {
     }
 
     fn take_over(&self, inherited: Vec<InheritedSession>) -> Vec<(String, Mounted)> {
-        let taken = mounting::take_over(&self.link, self.registry.quota().ledger(), inherited).into_iter();
+        let recorder = &self.recorder;
+        let tracker = |id: &str| recorder.tracker(id);
+        let taken = mounting::take_over(&self.link, self.registry.quota().ledger(), tracker, inherited);
         taken
+            .into_iter()
             .filter_map(|(id, result)| match result {
                 Ok(mounted) => Some((id, mounted)),
                 Err(error) => {

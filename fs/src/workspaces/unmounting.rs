@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tracing::{error, info, warn};
-use wsguard_api::{ApiError, ErrorCode, MountUser, SCHEMA_VERSION, ShutdownReport, UmountReport, Workspace};
+use wsguard_api::{
+    ApiError, ErrorCode, EventKind, MountUser, SCHEMA_VERSION, ShutdownReport, UmountReport, Workspace,
+};
 
 use super::driver::{Driver, Lingering, catalog_error};
 use super::jobs::AfterUnmount;
@@ -129,6 +131,12 @@ impl Driver {
         let outcome = Outcome { detached, users };
         let record = self.note_unmounted(&id, mounted, WantedState::Unmounted, &outcome)?;
         self.store_final_usage();
+        let how = if outcome.detached {
+            "unmounted on request, while it was in use"
+        } else {
+            "unmounted on request"
+        };
+        self.tell(&record, EventKind::Unmounted, how);
         self.finish_lingering();
         self.catalog.put(&record).map_err(|error| catalog_error(&error))?;
         Ok(outcome)
