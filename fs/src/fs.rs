@@ -41,7 +41,7 @@ pub use charging::Accounting;
 pub(crate) use data::{ReadTarget, WriteOrigin};
 pub(crate) use directory::DirectoryEntry;
 pub(crate) use open_files::{DataMode, Opened};
-pub use recount::{Recounted, TreeVisitor};
+pub use recount::{Drift, Recounted, TreeVisitor};
 
 use crate::backing::{Backing, Child, Stat};
 use crate::fail_point::{self, Stage};

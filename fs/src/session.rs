@@ -18,7 +18,7 @@ use wsguard_api::{Coherence, DataPath};
 use crate::backing::Backing;
 use crate::fs::GuardFs;
 pub(crate) use crate::fs::Seat;
-pub use crate::fs::{Accounting, OwnershipPolicy, Recounted, TreeVisitor};
+pub use crate::fs::{Accounting, Drift, OwnershipPolicy, Recounted, TreeVisitor};
 use crate::fuse::connection;
 use crate::quota::{Account, HostSpace};
 use crate::state::Found;
@@ -214,9 +214,9 @@ impl Session {
     ///
     /// # Errors
     /// Why it cannot be counted, as a sentence.
-    pub fn recount(&self) -> Result<Recounted, String> {
+    pub fn recount(&self, drift: Drift) -> Result<Recounted, String> {
         let books = self.books.get().ok_or("nothing is counted in this workspace")?;
-        books.recount()
+        books.recount(drift)
     }
 
     /// Returns what the last recount found.

@@ -4,6 +4,7 @@ mod apply;
 mod audit;
 mod boost;
 mod change;
+mod check;
 mod explain;
 mod get;
 mod grace;
@@ -65,6 +66,7 @@ pub struct QuotaArgs {
 pub enum QuotaCommand {
     Get(get::GetArgs),
     Report(report::ReportArgs),
+    Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
     Set(set::SetArgs),
     Unset(unset::UnsetArgs),
@@ -85,6 +87,7 @@ pub fn run(args: &QuotaArgs, settings: &Settings, printer: &mut Printer) -> Resu
     match &args.command {
         QuotaCommand::Get(args) => get::run(args, settings, printer),
         QuotaCommand::Report(args) => report::run(args, settings, printer),
+        QuotaCommand::Check(args) => check::run(args, settings, printer),
         QuotaCommand::Explain(args) => explain::run(args, settings, printer),
         QuotaCommand::Set(args) => set::run(args, settings, printer),
         QuotaCommand::Unset(args) => unset::run(args, settings, printer),

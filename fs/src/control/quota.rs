@@ -12,11 +12,12 @@ use axum::routing::{get, post};
 use jiff::Timestamp;
 use serde::Deserialize;
 use wsguard_api::{
-    ApiError, AuditList, ErrorCode, Explanation, PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest,
-    SCHEMA_VERSION,
+    ApiError, AuditList, CheckReport, CheckRequest, ErrorCode, Explanation, PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest,
+    SCHEMA_VERSION, Usage,
 };
 
 use super::routes::{Answer, Caller, Context, Shared, ask, parse};
+use crate::mounting::Drift;
 use crate::workspaces::Job;
 
 /// Largest request body, bytes: a policy of 20,000 users.
@@ -35,6 +36,7 @@ pub(super) fn router() -> Router<Arc<Shared>> {
         .route("/quota/policy", get(get_policy))
         .route("/quota/explain", get(get_explanation))
         .route("/quota/audit", get(get_audit))
+        .route("/quota/check", post(post_check))
 }
 
 /// Returns the number of the administrators' group as `/etc/group` has it now: it may be made after the start.
@@ -91,6 +93,39 @@ async fn get_explanation(
     let id = shared.registry.find_containing(&path, viewer)?;
     let projects = shared.registry.projects();
     Ok(Json(shared.registry.quota().explain(&path, &id, &projects, Timestamp::now())?))
+}
+
+/// Everybody may have their own counted; only administrators have counters corrected that are not estimated.
+async fn post_check(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<CheckReport> {
+    let group = shared.facts.admin_group();
+    let request: CheckRequest = parse(body, BODY_LIMIT)?;
+    let viewer = peer.quota_viewer(admins(group))?;
+    if request.repair {
+        peer.require_quota_admin(admins(group), group)?;
+    }
+    let (id, name, mounted) = shared.registry.find_guard(&request.workspace, viewer)?;
+    let drift = if request.repair { Drift::Corrected } else { Drift::Told };
+    // Its own thread: it takes seconds for a million files.
+    let found = tokio::task::spawn_blocking(move || mounted.recount(drift)).await;
+    let found = match found {
+        Ok(found) => found.map_err(|reason| {
+            ApiError::new(ErrorCode::Internal, format!("{name} cannot be counted: {reason}"))
+        })?,
+        Err(_) => return Err(ApiError::new(ErrorCode::Internal, "the count panicked").into()),
+    };
+    Ok(Json(CheckReport {
+        schema: SCHEMA_VERSION,
+        id,
+        name,
+        counted: Usage { bytes: found.bytes, inodes: found.inodes },
+        drift_bytes: found.drift_bytes,
+        drift_inodes: found.drift_inodes,
+        repaired: found.is_corrected && (found.drift_bytes, found.drift_inodes) != (0, 0),
+    }))
 }
 
 #[derive(Debug, Default, Deserialize)]

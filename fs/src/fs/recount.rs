@@ -40,6 +40,17 @@ pub struct Recounted {
     pub drift_bytes: i64,
     /// The same for inodes.
     pub drift_inodes: i64,
+    /// The counters were corrected by that.
+    pub is_corrected: bool,
+}
+
+/// What becomes of the difference that a recount finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drift {
+    /// It is corrected.
+    Corrected,
+    /// It is only told. Numbers that are estimated are corrected all the same: they are meant to be.
+    Told,
 }
 
 /// Sees every entry that a walk comes by; a directory that is moved meanwhile is walked twice.
@@ -114,6 +125,7 @@ impl GuardFs {
     pub(crate) fn recount(
         &self,
         visitor: &mut dyn TreeVisitor,
+        drift: Drift,
         stop: &AtomicBool,
     ) -> Result<Option<Recounted>, Errno> {
         let Some(charging) = &self.charging else { return Ok(None) };
@@ -135,7 +147,7 @@ impl GuardFs {
         }
         let mut published = None;
         for _ in 0..ATTEMPTS {
-            published = charging.while_names_rest(PATIENCE, || Self::publish(charging, &recount));
+            published = charging.while_names_rest(PATIENCE, || Self::publish(charging, &recount, drift));
             if published.is_some() || stop.load(Ordering::Relaxed) {
                 break;
             }
@@ -147,7 +159,7 @@ impl GuardFs {
         }
     }
 
-    fn publish(charging: &Charging, recount: &Recount) -> Recounted {
+    fn publish(charging: &Charging, recount: &Recount, drift: Drift) -> Recounted {
         let shards: Vec<_> = recount.shards.iter().map(Mutex::lock).collect();
         let (mut bytes, mut inodes) = (0_u64, 0_u64);
         for counted in shards.iter().flat_map(|shard| shard.values()) {
@@ -155,14 +167,17 @@ impl GuardFs {
             inodes += u64::from(counted.inodes);
         }
         let account = charging.account();
-        let drift = |counted: u64, booked: u64| counted.cast_signed().wrapping_sub(booked.cast_signed());
-        let drift_bytes = drift(bytes, account.used_bytes());
-        let drift_inodes = drift(inodes, account.used_inodes());
-        account.correct(drift_bytes, drift_inodes);
-        account.set_estimated(false);
+        let less = |counted: u64, booked: u64| counted.cast_signed().wrapping_sub(booked.cast_signed());
+        let drift_bytes = less(bytes, account.used_bytes());
+        let drift_inodes = less(inodes, account.used_inodes());
+        let is_corrected = drift == Drift::Corrected || account.is_estimated();
+        if is_corrected {
+            account.correct(drift_bytes, drift_inodes);
+            account.set_estimated(false);
+        }
         // Before the locks go: what is booked from now on is a difference to what was counted.
         charging.recount.store(None);
-        Recounted { bytes, inodes, drift_bytes, drift_inodes }
+        Recounted { bytes, inodes, drift_bytes, drift_inodes, is_corrected }
     }
 
     /// Enters every file that is open without a name.

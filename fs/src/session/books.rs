@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use parking_lot::{Condvar, Mutex};
 
 use crate::backing::Stat;
-use crate::fs::{GuardFs, Recounted, TreeVisitor};
+use crate::fs::{Drift, GuardFs, Recounted, TreeVisitor};
 use crate::sys::priority;
 
 /// How often closed files are looked at again.
@@ -45,6 +45,8 @@ struct Desk {
     /// Recounts asked for and recounts that were finished since the start.
     asked: u64,
     answered: u64,
+    /// Somebody who asked wants differences only told.
+    is_only_told: bool,
     last: Option<LastRecount>,
     /// Why the last one failed.
     failure: Option<String>,
@@ -98,9 +100,10 @@ impl Books {
     ///
     /// # Errors
     /// Why it cannot be counted, as a sentence; also when the session ends meanwhile.
-    pub(super) fn recount(&self) -> Result<Recounted, String> {
+    pub(super) fn recount(&self, drift: Drift) -> Result<Recounted, String> {
         let mut desk = self.shared.desk.lock();
         desk.asked += 1;
+        desk.is_only_told = drift == Drift::Told;
         let mine = desk.asked;
         self.shared.changed.notify_all();
         while desk.answered < mine {
@@ -168,6 +171,13 @@ impl BookKeeper {
             };
             self.fs.cool_charges();
             let is_asked = target > self.shared.desk.lock().answered;
+            if is_asked {
+                // Whoever asks compares: what is written back later must not look like a difference.
+                if let Err(errno) = self.fs.backing().sync() {
+                    tracing::warn!(%errno, "filesystem cannot be synced before the count");
+                }
+                self.fs.settle_all();
+            }
             if is_asked || self.is_due() {
                 self.count(target);
             }
@@ -193,7 +203,12 @@ impl BookKeeper {
         // Those that come from now on may be missed by the walk.
         self.seen_edits = self.fs.foreign_edits();
         let mut visitor = self.visitors.as_ref().map_or_else(|| Box::new(Nobody) as _, |make| make());
-        let result = self.fs.recount(&mut *visitor, &self.shared.stop);
+        let drift = if std::mem::take(&mut self.shared.desk.lock().is_only_told) {
+            Drift::Told
+        } else {
+            Drift::Corrected
+        };
+        let result = self.fs.recount(&mut *visitor, drift, &self.shared.stop);
         let took = begun.elapsed();
         let mut desk = self.shared.desk.lock();
         self.rest_until = Instant::now() + REST.max(took * REST_FACTOR);

@@ -202,6 +202,33 @@ impl Registry {
             .with_hint("see `wsguard ls`"))
     }
 
+    /// Returns id, name and guard of a mounted workspace, if `viewer` sees it.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none of that id or name, `Conflict` if it is not mounted.
+    pub(crate) fn find_guard(
+        &self,
+        id_or_name: &str,
+        viewer: Viewer,
+    ) -> Result<(String, String, Arc<Mounted>), ApiError> {
+        let contents = self.contents.lock();
+        let is_it = |entry: &&Entry| {
+            (entry.record.id == id_or_name || entry.record.name == id_or_name)
+                && viewer.sees(entry.record.owner_uid)
+        };
+        let entry = contents.entries.values().find(is_it).ok_or_else(|| unknown(id_or_name))?;
+        match &entry.standing {
+            Standing::Mounted(mounted) => {
+                Ok((entry.record.id.clone(), entry.record.name.clone(), Arc::clone(mounted)))
+            }
+            Standing::Unmounted | Standing::Dead(_) | Standing::Failed(_) => Err(ApiError::new(
+                ErrorCode::Conflict,
+                format!("{} is not mounted", entry.record.name),
+            )
+            .with_hint("see `wsguard ls`; `wsguard mount DIR` guards it")),
+        }
+    }
+
     /// Returns the registered workspace, mounted or not, that `path` lies in, if `viewer` sees it. Nothing is looked
     /// up in the filesystem.
     pub(crate) fn place_of(&self, path: &Path, viewer: Viewer) -> Result<Place, ApiError> {
