@@ -135,7 +135,7 @@ fn text(path: &Path) -> &str {
 #[test]
 fn help_of_every_command_has_examples_and_exit_codes_and_succeeds() {
     let here = Surroundings::new();
-    for command in ["mount", "umount", "ls", "status", "sync", "doctor", "daemon", "completion"] {
+    for command in ["mount", "umount", "ls", "status", "sync", "quota", "doctor", "daemon", "completion"] {
         for flag in ["-h", "--help"] {
             let ran = here.run(&[command, flag]);
             assert_eq!(ran.code, 0, "{ran:?}");
@@ -158,6 +158,17 @@ fn wrong_usage_is_code_2_and_names_the_nearest_command() {
         &["sync", "--timeout", "0", "/"],
         &["ls", "--verbose", "--quiet"],
         &["completion", "powershell"],
+        &["quota", "set", "10"],
+        &["quota", "set", "alice"],
+        &["quota", "set", "alice", "10"],
+        &["quota", "set", "alice", "500GBB"],
+        &["quota", "set", "alice", "-5G"],
+        &["quota", "set", "alice", "5G", "--soft", "-1G"],
+        &["quota", "set", "alice", "5G", "--inodes", "-1"],
+        &["quota", "set", "alice", "5G", "--grace", "7"],
+        &["quota", "boost", "alice", "--by", "5G", "--for", "7d"],
+        &["quota", "boost", "alice", "--by", "0", "--for", "7d", "--reason", "x"],
+        &["quota", "grace", "alice", "--extend", "0"],
         &[],
     ] {
         let ran = here.run(arguments);
@@ -179,7 +190,15 @@ fn wrong_usage_with_json_is_an_object() {
 #[test]
 fn without_a_daemon_every_client_command_is_code_7_and_says_how_to_start_one() {
     let here = Surroundings::new();
-    for arguments in [&["status"][..], &["ls"], &["ls", "--unguarded"], &["umount", "x"], &["sync", "."]] {
+    for arguments in [
+        &["status"][..],
+        &["ls"],
+        &["ls", "--unguarded"],
+        &["umount", "x"],
+        &["sync", "."],
+        &["quota", "get"],
+        &["quota", "set", "root", "5G"],
+    ] {
         let ran = here.run(arguments);
         ran.assert_error(7, "no daemon answers on ");
         assert!(ran.stderr.contains("wsguard mount DIR"), "{ran:?}");

@@ -25,8 +25,7 @@ fn committed_reference_is_what_the_command_line_says() {
 
 #[test]
 fn every_command_has_examples_and_exit_codes() {
-    let root = root();
-    for command in with_inner_commands(&root) {
+    for command in all_commands(&root()) {
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         assert!(help.contains("EXAMPLES:"), "{} has no examples", command.get_name());
         assert!(help.contains("EXIT CODES:"), "{} has no exit codes", command.get_name());
@@ -37,7 +36,7 @@ fn every_command_has_examples_and_exit_codes() {
 #[test]
 fn every_option_says_what_it_is_for() {
     let root = root();
-    for command in with_inner_commands(&root).into_iter().chain([&root]) {
+    for command in all_commands(&root).into_iter().chain([&root]) {
         for argument in command.get_arguments() {
             assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
         }
@@ -54,9 +53,12 @@ fn visible_commands(root: &Command) -> Vec<&Command> {
     root.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help").collect()
 }
 
-fn with_inner_commands(root: &Command) -> Vec<&Command> {
-    let outer = visible_commands(root);
-    outer.iter().flat_map(|command| std::iter::once(*command).chain(visible_commands(command))).collect()
+/// Commands and those below them.
+fn all_commands(root: &Command) -> Vec<&Command> {
+    visible_commands(root)
+        .into_iter()
+        .flat_map(|command| std::iter::once(command).chain(all_commands(command)))
+        .collect()
 }
 
 fn reference() -> String {
@@ -81,7 +83,7 @@ fn reference() -> String {
          `exit_code`, `message` and, if there are any, `causes` and `hint`; the text for people stays on stderr.\n",
     );
     for command in visible_commands(&root) {
-        push_command(&mut text, command.get_name(), command);
+        push_command(&mut text, command, "wsguard");
     }
     text
 }
@@ -90,8 +92,10 @@ fn global_arguments(root: &Command) -> Vec<&Arg> {
     root.get_arguments().filter(|argument| argument.is_global_set()).collect()
 }
 
-fn push_command(text: &mut String, name: &str, command: &Command) {
-    writeln!(text, "\n## wsguard {name}\n").unwrap();
+/// A command, then those below it.
+fn push_command(text: &mut String, command: &Command, parent: &str) {
+    let name = format!("{parent} {}", command.get_name());
+    writeln!(text, "\n## {name}\n").unwrap();
     let about = command.get_long_about().or(command.get_about()).unwrap().to_string();
     let (first, rest) = about.split_once("\n\n").unwrap_or((&about, ""));
     writeln!(text, "{first}.").unwrap();
@@ -112,8 +116,8 @@ fn push_command(text: &mut String, name: &str, command: &Command) {
     if let Some(help) = command.get_after_help() {
         writeln!(text, "\n```text\n{}\n```", help.to_string().trim_end()).unwrap();
     }
-    for inner in visible_commands(command) {
-        push_command(text, &format!("{name} {}", inner.get_name()), inner);
+    for below in visible_commands(command) {
+        push_command(text, below, &name);
     }
 }
 

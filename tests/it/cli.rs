@@ -293,7 +293,7 @@ fn mount_starts_a_daemon_if_none_runs() {
 fn every_command_has_an_example_and_its_exit_codes_in_the_help() {
     require!(root);
     let daemon = Daemon::builder().prepare();
-    for command in ["mount", "umount", "ls", "status", "sync", "doctor", "daemon"] {
+    for command in ["mount", "umount", "ls", "status", "sync", "quota", "doctor", "daemon"] {
         let help = daemon.cli([command, "--help"]).ok();
         assert!(help.contains(&format!("wsguard {command}")), "{help}");
         assert!(

@@ -20,6 +20,8 @@ mod many;
 #[cfg(test)]
 mod plain_files;
 #[cfg(test)]
+mod quota;
+#[cfg(test)]
 mod rebind;
 #[cfg(test)]
 mod repair;

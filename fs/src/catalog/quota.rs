@@ -98,16 +98,6 @@ impl Catalog {
         write().map_err(failed("store the quota policy"))
     }
 
-    /// Notes changes that are not of the policy.
-    pub(crate) fn put_audit(&mut self, audit: &NewAudit<'_>) -> Result<(), CatalogError> {
-        let mut write = || {
-            let transaction = self.connection.transaction()?;
-            insert_audit(&transaction, audit)?;
-            transaction.commit()
-        };
-        write().map_err(failed("note a change of quota"))
-    }
-
     /// Returns the latest changes, newest first.
     pub(crate) fn audit(&self, most: u32) -> Result<Vec<AuditEntry>, CatalogError> {
         let sql = format!(
@@ -146,8 +136,12 @@ impl Catalog {
         all(&self.connection, sql, row).map_err(failed("read the grace clocks"))
     }
 
-    /// Replaces the grace clocks that run.
-    pub(crate) fn put_grace_clocks(&mut self, clocks: &[GraceRow]) -> Result<(), CatalogError> {
+    /// Replaces the grace clocks that run and notes the changes, both or neither.
+    pub(crate) fn put_grace_clocks(
+        &mut self,
+        clocks: &[GraceRow],
+        audit: &NewAudit<'_>,
+    ) -> Result<(), CatalogError> {
         let mut write = || {
             let transaction = self.connection.transaction()?;
             transaction.execute("DELETE FROM quota_grace", [])?;
@@ -162,6 +156,7 @@ impl Catalog {
                     params![kind, key, dimension, clock.deadline.as_microsecond()],
                 )?;
             }
+            insert_audit(&transaction, audit)?;
             transaction.commit()
         };
         write().map_err(failed("store the grace clocks"))
@@ -428,7 +423,7 @@ mod tests {
         let mut catalog = Catalog::open(dir.path()).unwrap().catalog;
         let mut second = change();
         second.subject = "user:2".into();
-        catalog.put_audit(&audit(&[change(), second])).unwrap();
+        catalog.put_quota(&QuotaRows::default(), &audit(&[change(), second])).unwrap();
         let entries = catalog.audit(10).unwrap();
         let subjects: Vec<&str> = entries.iter().map(|entry| entry.subject.as_str()).collect();
         assert_eq!(subjects, ["user:2", "user:1"]);
@@ -444,7 +439,11 @@ mod tests {
             dimension: Dimension::Inodes,
             deadline: Timestamp::from_second(1_900_000_000).unwrap(),
         };
-        Catalog::open(dir.path()).unwrap().catalog.put_grace_clocks(std::slice::from_ref(&clock)).unwrap();
+        Catalog::open(dir.path())
+            .unwrap()
+            .catalog
+            .put_grace_clocks(std::slice::from_ref(&clock), &audit(&[]))
+            .unwrap();
         assert_eq!(Catalog::open(dir.path()).unwrap().catalog.grace_clocks().unwrap(), [clock]);
     }
 

@@ -166,6 +166,8 @@ impl Policy {
         let until = i64::try_from(seconds)
             .ok()
             .and_then(|seconds| context.now.checked_add(SignedDuration::from_secs(seconds)).ok())
+            // Whole seconds: what is stored is what was told.
+            .and_then(|until| Timestamp::from_second(until.as_second()).ok())
             .ok_or(PolicyError::Clock { seconds })?;
         self.boosts.entry(scope.clone()).or_default().push(Boost {
             bytes,

@@ -256,16 +256,15 @@ impl Driver {
         // Checks the number; nothing of the policy changes.
         let context = EditContext { now, uid, reason: request.reason.as_deref(), projects: &[] };
         Policy::default().edit(&request.edit, &context).map_err(|error| error.to_api())?;
-        let running: Vec<GraceRow> =
-            self.running_clocks().into_iter().filter(|clock| clock.scope == *scope).collect();
+        let mut clocks = self.running_clocks();
         let subject = policy::subject_of(&policy::target_of(scope));
-        if running.is_empty() {
+        if !clocks.iter().any(|clock| clock.scope == *scope) {
             return Err(ApiError::new(ErrorCode::Conflict, format!("no grace period of {subject} runs"))
                 .with_hint("`wsguard quota set --grace` sets how long the next one will be"));
         }
         let mut changes = Vec::new();
         let mut deadlines = Vec::new();
-        for clock in running {
+        for clock in clocks.iter_mut().filter(|clock| clock.scope == *scope) {
             let longer = i64::try_from(seconds).map(SignedDuration::from_secs);
             let deadline = longer.ok().and_then(|longer| clock.deadline.max(now).checked_add(longer).ok());
             let Some(deadline) = deadline else {
@@ -282,18 +281,19 @@ impl Driver {
                 after: Some(deadline.to_string()),
             });
             deadlines.push((clock.dimension, deadline));
+            clock.deadline = deadline;
         }
         if !request.dry_run {
             let reason = request.reason.as_deref();
             let audit = NewAudit { at: now, uid: Some(uid), reason, changes: &changes };
-            self.catalog.put_audit(&audit).map_err(|error| catalog_error(&error))?;
+            self.catalog.put_grace_clocks(&clocks, &audit).map_err(|error| catalog_error(&error))?;
+            self.quota.clocks = clocks;
             if let Some(key) = key_of(scope, &self.registry.quota().pools()) {
                 for (dimension, deadline) in deadlines {
                     let dimension = ledger_dimension(dimension);
                     self.registry.quota().ledger().set_grace_deadline(&key, dimension, deadline, now);
                 }
             }
-            self.keep_clocks();
         }
         Ok(QuotaPlan {
             schema: SCHEMA_VERSION,
@@ -403,7 +403,9 @@ impl Driver {
         if clocks == self.quota.clocks {
             return;
         }
-        match self.catalog.put_grace_clocks(&clocks) {
+        // The clocks run by themselves; only what somebody asked for is audited.
+        let audit = NewAudit { at: Timestamp::now(), uid: None, reason: None, changes: &[] };
+        match self.catalog.put_grace_clocks(&clocks, &audit) {
             Ok(()) => self.quota.clocks = clocks,
             Err(error) => warn!(error = %one_line(&error), "grace clocks are not kept"),
         }

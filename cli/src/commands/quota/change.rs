@@ -62,7 +62,7 @@ pub(super) fn text(plan: &QuotaPlan, directory: &Directory<'_>, view: &View) -> 
     }
     if plan.unknown > 0 {
         let scopes = count(plan.unknown, "scope");
-        text.push_str(&format!("{scopes} of those affected may be over: not everything they use is known\n"));
+        text.push_str(&format!("{scopes} may be over: not everything that is used there is known\n"));
     }
     if !plan.applied {
         text.push_str("dry run: nothing is changed\n");

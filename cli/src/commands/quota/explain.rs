@@ -70,6 +70,9 @@ fn text(explanation: &Explanation, view: &View) -> String {
             printable(&name(binding)),
             bytes(binding.left)
         ),
+        None if rows.iter().any(|row| row.bytes_hard.is_some() && row.used.is_none()) => {
+            "what is left is not known: not everything that is used has been counted\n".to_owned()
+        }
         None => "nothing limits bytes here\n".to_owned(),
     });
     if let Some(binding) = &explanation.binding_inodes {

@@ -53,13 +53,13 @@ pub(super) fn run(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<ExitStatus, CliError> {
+    if args.extend == Some(0) {
+        return Err(CliError::new(ErrorCode::InvalidRequest, "an extension by nothing changes nothing")
+            .with_hint("give a time such as 3d"));
+    }
     let client = Client::new(settings.socket()?)?;
     let directory = Directory::read(&client)?;
     match (args.extend, args.period) {
-        (Some(0), _) => {
-            Err(CliError::new(ErrorCode::InvalidRequest, "an extension by nothing changes nothing")
-                .with_hint("give a time such as 3d"))
-        }
         (Some(seconds), _) => {
             let scope = directory.scope(&args.target)?;
             change::make(QuotaEdit::ExtendGrace { scope, seconds }, &args.change, &directory, printer)
