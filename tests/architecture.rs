@@ -20,7 +20,10 @@ const IMPORTERS: &[(&str, &[&str])] = &[
 /// Modules of `fs/src`, lower ones first: a module may use only those in earlier rows. Modules of one row do not
 /// know each other unless the second column says so.
 const LAYERS: &[(&[&str], Peers)] = &[
-    (&["error_chain", "sys", "config", "catalog", "policy", "keeper_link", "roots_watch"], Peers::Strangers),
+    (
+        &["error_chain", "fail_point", "sys", "config", "catalog", "policy", "keeper_link", "roots_watch"],
+        Peers::Strangers,
+    ),
     (&["state"], Peers::Strangers),
     (&["backing", "inode", "handle", "journal", "quota", "watcher"], Peers::Strangers),
     (&["fs"], Peers::Strangers),

@@ -1,4 +1,7 @@
 //! The typed client of the control API: one connection and one request at a time, on the calling thread.
+//!
+//! While a worker is replaced, a connection waits for the next one. A question that was cut off by the end of a worker
+//! is asked again; anything else is not, because it may have been done.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,14 +18,20 @@ use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use wsguard_api::{
     API_PREFIX, ApiError, AuditList, DaemonStatus, ErrorCode, Explanation, MountAllReport, MountRequest,
-    PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest, SyncReport, SyncRequest, UmountReport, Workspace,
-    WorkspaceList,
+    PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest, SyncReport, SyncRequest, UmountReport,
+    UpgradeAccepted, UpgradeRequest, Workspace, WorkspaceList,
 };
 
 use crate::error::CliError;
 
 /// How long an answer may take, unless a command says otherwise.
 pub const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often a question is asked that is cut off each time.
+const MOST_TRIES: u32 = 5;
+
+/// The pause before it is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// The longest answer that is read; a list of 10,000 workspaces takes a tenth of it.
 const ANSWER_LIMIT_BYTES: usize = 128 << 20;
@@ -33,6 +42,22 @@ pub struct Client {
     socket: PathBuf,
     runtime: Runtime,
     limit: Duration,
+}
+
+/// Why there is no answer.
+enum Failure {
+    /// The daemon accepted the connection and closed it.
+    CutOff(CliError),
+    /// Everything else.
+    Other(CliError),
+}
+
+impl From<Failure> for CliError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::CutOff(error) | Failure::Other(error) => error,
+        }
+    }
 }
 
 /// An answer as it came.
@@ -119,6 +144,14 @@ impl Client {
         decode(&self.exchange(Method::DELETE, &format!("{API_PREFIX}{route}"), Vec::new())?)
     }
 
+    /// Has the daemon go on with another program; what becomes of it is told by [`Self::status`].
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn upgrade(&self, request: &UpgradeRequest) -> Result<UpgradeAccepted, CliError> {
+        self.post("/upgrade", Some(request))
+    }
+
     /// Has everything below a path written to disk.
     ///
     /// # Errors
@@ -172,11 +205,20 @@ impl Client {
     /// # Errors
     /// As [`Self::status`], save that every status is an answer.
     pub fn probe(&self, path: &str) -> Result<u16, CliError> {
-        self.exchange(Method::GET, path, Vec::new()).map(|answer| answer.status.as_u16())
+        Ok(self.exchange(Method::GET, path, Vec::new())?.status.as_u16())
     }
 
     fn get<T: DeserializeOwned>(&self, route: &str) -> Result<T, CliError> {
-        decode(&self.exchange(Method::GET, &format!("{API_PREFIX}{route}"), Vec::new())?)
+        let path = format!("{API_PREFIX}{route}");
+        let mut tries = 1;
+        loop {
+            match self.exchange(Method::GET, &path, Vec::new()) {
+                Ok(answer) => return decode(&answer),
+                Err(Failure::CutOff(_)) if tries < MOST_TRIES => tries += 1,
+                Err(failure) => return Err(failure.into()),
+            }
+            std::thread::sleep(RETRY_PAUSE);
+        }
     }
 
     fn post<B: Serialize, T: DeserializeOwned>(&self, route: &str, body: Option<&B>) -> Result<T, CliError> {
@@ -186,7 +228,7 @@ impl Client {
         decode(&self.exchange(Method::POST, &format!("{API_PREFIX}{route}"), body.unwrap_or_default())?)
     }
 
-    fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Answer, CliError> {
+    fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Answer, Failure> {
         let exchange = self.exchange_unlimited(method, path, body);
         let limited = async { tokio::time::timeout(self.limit, exchange).await };
         self.runtime.block_on(limited).unwrap_or_else(|_| {
@@ -195,20 +237,17 @@ impl Client {
                 self.socket.display(),
                 self.limit.as_secs_f64()
             );
-            Err(CliError::new(ErrorCode::TimedOut, message).with_hint(
+            Err(Failure::Other(CliError::new(ErrorCode::TimedOut, message).with_hint(
                 "it may still finish what was asked: look at `wsguard status` and at the daemon's log",
-            ))
+            )))
         })
     }
 
-    async fn exchange_unlimited(
-        &self,
-        method: Method,
-        path: &str,
-        body: Vec<u8>,
-    ) -> Result<Answer, CliError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.connect_error(&source))?;
-        let broken = |source: &dyn std::error::Error| self.broken_error(source);
+    async fn exchange_unlimited(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Answer, Failure> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| Failure::Other(self.connect_error(&source)))?;
+        let broken = |source: &dyn std::error::Error| Failure::CutOff(self.broken_error(source));
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
         // Ends with the exchange: the runtime runs it only while this future waits, and an error of the
@@ -219,7 +258,8 @@ impl Client {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         let request = request.body(Full::new(Bytes::from(body))).map_err(|source| {
-            CliError::new(ErrorCode::Internal, "cannot make a request").because(source.to_string())
+            let error = CliError::new(ErrorCode::Internal, "cannot make a request");
+            Failure::Other(error.because(source.to_string()))
         })?;
         let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
         let status = response.status();
@@ -229,7 +269,7 @@ impl Client {
             Ok(body) => Ok(Answer { status, body: body.to_bytes() }),
             Err(source) if source.is::<LengthLimitError>() => {
                 let message = format!("the daemon's answer is longer than {ANSWER_LIMIT_BYTES} bytes");
-                Err(CliError::new(ErrorCode::Internal, message))
+                Err(Failure::Other(CliError::new(ErrorCode::Internal, message)))
             }
             Err(source) => Err(broken(source.as_ref())),
         }
@@ -352,9 +392,14 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_hangs_up_is_reported_as_a_broken_connection() {
-        let (_dir, client, _requests) = answering(String::new());
+    fn a_question_that_is_cut_off_is_asked_again_and_a_request_is_not() {
+        let (_dir, client, requests) = answering(String::new());
         assert_eq!(client.status().unwrap_err().code(), ErrorCode::Unavailable);
+        assert_eq!(requests.try_iter().count(), MOST_TRIES as usize);
+        let error = client.umount("a", false).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::Unavailable);
+        assert!(error.hint().unwrap().contains("whether it was done"), "{error:?}");
+        assert_eq!(requests.try_iter().count(), 1);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub fn run(command: &Command, settings: &Settings, printer: &mut Printer) -> Res
         Command::Sync(args) => sync::run(args, settings, printer),
         Command::Quota(args) => quota::run(args, settings, printer),
         Command::Doctor(args) => doctor::run(args, settings, printer),
-        Command::Daemon(args) => daemon::run(args, settings),
+        Command::Daemon(args) => daemon::run(args, settings, printer),
         Command::Completion(args) => completion::run(args, printer),
     }
 }

@@ -119,21 +119,33 @@ impl Backing {
 
     /// Returns identity and attributes of the entry `name` of `dir`.
     ///
-    /// Two calls without a descriptor in between. Through the mount nothing can come between them: the kernel
-    /// holds the directory's lock shared for lookups and exclusive for changes. A foreign edit can, and is
-    /// invalidated by the watcher.
+    /// Two calls without a descriptor in between, half the price of [`Self::child_at_once`]. If the name is given to
+    /// another file between them, the handle is that of the first and the attributes are those of the second. The
+    /// kernel's lock of the directory prevents it for what goes through the mount, except where a name that has expired
+    /// is looked up again (`fuse_dentry_revalidate` in fs/fuse/dir.c takes no lock); below the mount nothing does.
     ///
     /// # Errors
     /// `ENOENT`, `ENAMETOOLONG`, or what the filesystem says.
     pub(crate) fn child(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Child, Errno> {
         let handle = handle_at(dir, name)?;
-        let stat = rustix::fs::statx(
-            dir,
-            name,
-            AtFlags::SYMLINK_NOFOLLOW,
-            StatxFlags::BASIC_STATS | StatxFlags::BTIME,
-        )?;
-        Ok(Child { handle, stat })
+        Ok(Child { handle, stat: self.stat_at(dir, name)? })
+    }
+
+    /// As [`Self::child`], but both of the same file in any case.
+    ///
+    /// # Errors
+    /// As [`Self::child`].
+    pub(crate) fn child_at_once(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Child, Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.of_fd(rustix::fs::openat(dir, name, flags, Mode::empty())?.as_fd())
+    }
+
+    /// Returns the attributes of the entry `name` of `dir`.
+    ///
+    /// # Errors
+    /// As [`Self::child`].
+    pub(crate) fn stat_at(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Stat, Errno> {
+        rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
     }
 
     /// Returns identity and attributes of an open file.
@@ -150,6 +162,14 @@ impl Backing {
     /// As syncfs(2).
     pub(crate) fn sync(&self) -> Result<(), Errno> {
         rustix::fs::syncfs(&self.mount)
+    }
+
+    /// Returns the filesystem's type, as statfs(2) names it.
+    ///
+    /// # Errors
+    /// As statfs(2).
+    pub(crate) fn filesystem_magic(&self) -> Result<i64, Errno> {
+        Ok(rustix::fs::fstatfs(&self.mount)?.f_type)
     }
 
     /// Returns statvfs(3) of the filesystem.

@@ -18,8 +18,10 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
-pub(crate) use counters::Counters;
+pub(crate) use counters::{CounterStore, Counters};
 pub(crate) use quota::{Dimension, GraceRow, NewAudit, QuotaRows};
+pub(crate) use schema::VERSION as CATALOG_FORMAT;
+
 pub(crate) use rows::{DirectoryIdentity, WantedState, WorkspaceRecord};
 
 /// The file's name below the state directory.

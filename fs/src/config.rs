@@ -37,9 +37,15 @@ const DEFAULT_WATCHDOG: Duration = Duration::from_secs(5);
 /// What can be asked for: signs of life come every second.
 const WATCHDOG_SECONDS: RangeInclusive<u64> = 2..=3_600;
 
+/// How long a worker of another program may take to take over by default; callers wait as long.
+const DEFAULT_UPGRADE_LIMIT: Duration = Duration::from_secs(5);
+
+/// What can be asked for.
+const UPGRADE_SECONDS: RangeInclusive<u64> = 1..=300;
+
 /// Every table and key of the file, for the check that names the nearest valid key.
 const KEYS: &[(&str, &[&str])] = &[
-    ("daemon", &["state-dir", "runtime-dir", "watchdog-seconds"]),
+    ("daemon", &["state-dir", "runtime-dir", "watchdog-seconds", "upgrade-seconds"]),
     ("workspaces", &["roots"]),
     ("mount", &["threads"]),
     ("watch", &["max-directories"]),
@@ -130,6 +136,8 @@ pub struct Config {
     pub roots: Vec<String>,
     /// How long a worker may give no sign of life before it is replaced; `None`: for ever.
     pub watchdog: Option<Duration>,
+    /// How long a worker of another program may take until it has taken over; then the old one is started again.
+    pub upgrade_limit: Duration,
     /// FUSE threads of each mount, 2 to 64.
     pub threads: usize,
     /// Directories watched per workspace.
@@ -159,6 +167,7 @@ struct DaemonTable {
     state_dir: Option<PathBuf>,
     runtime_dir: Option<PathBuf>,
     watchdog_seconds: Option<u64>,
+    upgrade_seconds: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -261,6 +270,7 @@ fn resolve(
         file: path,
         roots: checked_roots(file.workspaces.roots, lines)?,
         watchdog: checked_watchdog(file.daemon.watchdog_seconds, lines)?,
+        upgrade_limit: checked_upgrade_limit(file.daemon.upgrade_seconds, lines)?,
         threads: checked_threads(file.mount.threads, lines)?,
         watch_directories: file.watch.max_directories.unwrap_or(DEFAULT_WATCH_DIRECTORIES),
         admin_group: file.quota.admin_group.unwrap_or_else(|| DEFAULT_ADMIN_GROUP.to_owned()),
@@ -300,6 +310,17 @@ fn checked_watchdog(seconds: Option<u64>, lines: &Lines<'_>) -> Result<Option<Du
             let (least, most) = (WATCHDOG_SECONDS.start(), WATCHDOG_SECONDS.end());
             let reason = format!("give 0 (never) or {least} to {most}");
             Err(lines.value("watchdog-seconds", seconds.to_string(), reason))
+        }
+    }
+}
+
+fn checked_upgrade_limit(seconds: Option<u64>, lines: &Lines<'_>) -> Result<Duration, ConfigError> {
+    match seconds {
+        None => Ok(DEFAULT_UPGRADE_LIMIT),
+        Some(seconds) if UPGRADE_SECONDS.contains(&seconds) => Ok(Duration::from_secs(seconds)),
+        Some(seconds) => {
+            let reason = format!("give {} to {}", UPGRADE_SECONDS.start(), UPGRADE_SECONDS.end());
+            Err(lines.value("upgrade-seconds", seconds.to_string(), reason))
         }
     }
 }
@@ -431,14 +452,14 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let config = load(
-            "[daemon]\nstate-dir = \"/s\"\nruntime-dir = \"/r/\"\nwatchdog-seconds = 0\n[workspaces]\nroots = [\"/home/*/workspace/*\"]\n\
+            "[daemon]\nstate-dir = \"/s\"\nruntime-dir = \"/r/\"\nwatchdog-seconds = 0\nupgrade-seconds = 9\n[workspaces]\nroots = [\"/home/*/workspace/*\"]\n\
              [mount]\nthreads = 3\n[watch]\nmax-directories = 7\n[log]\nlevel = \"debug\"\nformat = \"json\"\n",
         )
         .unwrap();
         assert_eq!(config.state_dir, Path::new("/s"));
         assert_eq!(config.runtime_dir, Path::new("/r"));
         assert_eq!(config.roots, ["/home/*/workspace/*"]);
-        assert_eq!(config.watchdog, None);
+        assert_eq!((config.watchdog, config.upgrade_limit), (None, Duration::from_secs(9)));
         assert_eq!((config.threads, config.watch_directories), (3, 7));
         assert_eq!((config.log_level.as_str(), config.log_format), ("debug", LogFormat::Json));
     }
@@ -477,6 +498,8 @@ mod tests {
         assert_eq!(error, "/etc/c.toml, line 2: threads = 1: give 2 to 64");
         let error = load("[daemon]\nwatchdog-seconds = 1\n").unwrap_err().to_string();
         assert_eq!(error, "/etc/c.toml, line 2: watchdog-seconds = 1: give 0 (never) or 2 to 3600");
+        let error = load("[daemon]\nupgrade-seconds = 0\n").unwrap_err().to_string();
+        assert_eq!(error, "/etc/c.toml, line 2: upgrade-seconds = 0: give 1 to 300");
         for root in ["workspace/*", "/home/**/x", "/home/../x", "/home/[x"] {
             let error = load(&format!("[workspaces]\nroots = [\"{root}\"]\n")).unwrap_err().to_string();
             assert!(error.starts_with("/etc/c.toml, line 2: roots = "), "{error}");

@@ -10,6 +10,7 @@ mod quota;
 mod routes;
 mod status;
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 use wsguard_api::{ApiError, ErrorCode, SOCKET_NAME};
 
-pub(crate) use status::WorkerFacts;
+pub(crate) use status::{Greeted, WorkerFacts};
 
 use crate::workspaces::{Jobs, Registry};
 
@@ -31,28 +32,47 @@ const SOCKET_MODE: u32 = 0o666;
 /// How long requests under way may take after the end was announced.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A socket that listens; clients that connect wait until it is served.
+/// A socket that listens, held by the keeper; clients that connect wait until a worker serves it. It goes with this
+/// value.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
     listener: std::os::unix::net::UnixListener,
     path: PathBuf,
 }
 
-/// Prepares the socket below `runtime_dir`, replacing one that a daemon left behind. Nobody can connect before
-/// [`ControlServer::start`] has put it in its place.
+impl AsFd for ControlSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        if let Err(error) = remove_if_there(&self.path) {
+            warn!(path = %self.path.display(), error = %error, "socket stays");
+        }
+    }
+}
+
+/// Returns the socket's path.
+pub(crate) fn socket_path(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join(SOCKET_NAME)
+}
+
+/// Listens below `runtime_dir`, in the place of a socket that a daemon left behind. Nobody can connect before it has
+/// its mode.
 ///
 /// # Errors
 /// Names the socket; most likely its path is too long.
 pub(crate) fn bind(runtime_dir: &Path) -> Result<ControlSocket, ApiError> {
-    let path = runtime_dir.join(SOCKET_NAME);
+    let path = socket_path(runtime_dir);
     let temporary = runtime_dir.join(format!(".{SOCKET_NAME}"));
     let attempt = || {
         remove_if_there(&temporary)?;
-        // Left behind by a worker that died; it would refuse connections until this one is ready.
-        remove_if_there(&path)?;
         let listener = std::os::unix::net::UnixListener::bind(&temporary)?;
         std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(SOCKET_MODE))?;
         listener.set_nonblocking(true)?;
+        std::fs::rename(&temporary, &path)?;
         Ok(listener)
     };
     attempt().map(|listener| ControlSocket { listener, path: path.clone() }).map_err(
@@ -70,6 +90,15 @@ fn remove_if_there(path: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Who serves the socket after this worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Successor {
+    /// Nobody: the daemon stops.
+    None,
+    /// Another worker, which also gets the connections that are made until then.
+    Worker,
+}
+
 /// The thread that serves the socket.
 #[derive(Debug)]
 pub(crate) struct ControlServer {
@@ -79,12 +108,12 @@ pub(crate) struct ControlServer {
 }
 
 impl ControlServer {
-    /// Serves as soon as `ready` speaks, but after `patience` in any case.
+    /// Serves the socket at `path` as soon as `ready` speaks, but after `patience` in any case.
     ///
     /// # Errors
     /// When thread or runtime cannot be started.
     pub(crate) fn start(
-        socket: ControlSocket,
+        (listener, path): (OwnedFd, PathBuf),
         ready: Receiver<()>,
         patience: Duration,
         facts: WorkerFacts,
@@ -92,7 +121,7 @@ impl ControlServer {
         jobs: Jobs,
     ) -> std::io::Result<Self> {
         let (stop, mut stopped) = watch::channel(false);
-        let path = socket.path.clone();
+        let listener = std::os::unix::net::UnixListener::from(listener);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let router = routes::router(facts, registry, jobs);
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
@@ -100,7 +129,7 @@ impl ControlServer {
                 warn!(seconds = patience.as_secs(), "not everything is mounted yet");
             }
             runtime.block_on(async move {
-                if let Err(error) = serve(socket, router, &mut stopped).await {
+                if let Err(error) = serve(listener, router, &mut stopped).await {
                     error!(error = %error, "control socket is not served");
                 }
             });
@@ -110,9 +139,11 @@ impl ControlServer {
         Ok(Self { stop, thread, path })
     }
 
-    /// Lets requests under way finish and removes the socket.
-    pub(crate) fn stop(self) {
-        if let Err(error) = remove_if_there(&self.path) {
+    /// Lets requests under way finish; if nobody comes after, the socket goes first.
+    pub(crate) fn stop(self, successor: Successor) {
+        if successor == Successor::None
+            && let Err(error) = remove_if_there(&self.path)
+        {
             warn!(path = %self.path.display(), error = %error, "socket stays");
         }
         // Without a receiver the server has ended already.
@@ -124,14 +155,12 @@ impl ControlServer {
 }
 
 async fn serve(
-    socket: ControlSocket,
+    listener: std::os::unix::net::UnixListener,
     router: axum::Router,
     stopped: &mut watch::Receiver<bool>,
 ) -> std::io::Result<()> {
-    let listener = tokio::net::UnixListener::from_std(socket.listener)?;
-    let temporary = socket.path.with_file_name(format!(".{SOCKET_NAME}"));
-    std::fs::rename(&temporary, &socket.path)?;
-    info!(path = %socket.path.display(), "control socket answers");
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    info!("control socket answers");
     let mut announced = stopped.clone();
     let service = router.into_make_service_with_connect_info::<peer::Peer>();
     let server = axum::serve(listener, service).with_graceful_shutdown(async move {

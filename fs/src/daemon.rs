@@ -6,8 +6,10 @@
 
 mod directories;
 mod keeper;
+mod last_words;
 mod log;
 mod threads;
+mod versions;
 mod watchdog;
 mod worker;
 
@@ -64,6 +66,9 @@ pub enum DaemonError {
         #[source]
         source: std::io::Error,
     },
+    /// The control socket cannot be there.
+    #[error("{0}")]
+    Control(ApiError),
     /// The worker cannot start or run.
     #[error("{0}")]
     Worker(ApiError),
@@ -106,7 +111,7 @@ impl DaemonError {
                 ErrorCode::Unavailable
             }
             Self::Keeper { .. } | Self::WorkerCannot { .. } => ErrorCode::Internal,
-            Self::Worker(error) => error.code,
+            Self::Control(error) | Self::Worker(error) => error.code,
             Self::StopTimedOut { .. } => ErrorCode::TimedOut,
         }
     }
@@ -127,7 +132,7 @@ impl DaemonError {
                     .to_owned(),
             ),
             Self::Keeper { .. } | Self::WorkerCannot { .. } => None,
-            Self::Worker(error) => error.hint.clone(),
+            Self::Control(error) | Self::Worker(error) => error.hint.clone(),
             Self::GaveUp { .. } => Some(
                 "mounts stay in place and answer ENOTCONN; see the log above, then start the daemon again"
                     .to_owned(),
@@ -168,4 +173,10 @@ pub enum WorkerEnd {
 /// As [`run`], except for what the keeper was told.
 pub fn run_worker(options: DaemonOptions) -> Result<WorkerEnd, DaemonError> {
     worker::run(&options)
+}
+
+/// Returns what this build can work with, as one line of JSON. A daemon asks for it before it lets a program take the
+/// place of its worker's.
+pub fn versions() -> String {
+    versions::Versions::own().to_text()
 }

@@ -10,6 +10,8 @@
 
 mod attributes;
 mod caller;
+mod charged;
+mod charging;
 mod data;
 mod directory;
 mod extended_attributes;
@@ -19,10 +21,12 @@ mod once;
 mod open_files;
 mod page_drop;
 mod reclaim;
+mod recount;
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -31,11 +35,15 @@ use rustix::io::Errno;
 
 pub(crate) use attributes::{SetTime, SettableAttributes};
 pub(crate) use caller::Caller;
+pub(crate) use charged::Seat;
+pub use charging::Accounting;
 pub(crate) use data::{ReadTarget, WriteOrigin};
 pub(crate) use directory::DirectoryEntry;
 pub(crate) use open_files::{DataMode, Opened};
+pub use recount::{Recounted, TreeVisitor};
 
 use crate::backing::{Backing, Child, Stat};
+use crate::fail_point::{self, Stage};
 use crate::handle::HandleTable;
 use crate::inode::{Inode, InodeTable, ROOT_NODE};
 use crate::journal::Journal;
@@ -85,6 +93,13 @@ pub(crate) struct GuardFs {
     watched_ttl: OnceLock<Duration>,
     reclaim: reclaim::Reclaim,
     page_drop: page_drop::PageDrop,
+    /// `None` where nothing is counted.
+    charging: Option<charging::Charging>,
+    /// Inodes that are open without a name: their space comes back with their last release, which the kernel sends
+    /// a moment after close(2).
+    deleted_open: AtomicUsize,
+    /// Changes below the mount that only a recount can book.
+    foreign_edits: AtomicU64,
 }
 
 /// The tables that outlive a worker.
@@ -113,11 +128,17 @@ impl GuardFs {
         memory: Arc<SharedMemory>,
         device: Arc<FuseDevice>,
         ownership: OwnershipPolicy,
+        seat: Option<Seat>,
     ) -> Result<Self, Errno> {
         let table = InodeTable::create(memory.clone(), backing.root_handle(), backing.root_device())?;
         let files = HandleTable::new(memory.clone(), FILES, mark::FILES);
         let open_inodes = open_files::OpenInodes::new();
-        Ok(Self::over(backing, memory, device, ownership, Tables { table, files, open_inodes }))
+        let new = seat.clone();
+        let fs = Self::over(backing, memory, device, ownership, seat, Tables { table, files, open_inodes });
+        if let (Some(seat), Some(account)) = (new, fs.account()) {
+            seat.assume(account);
+        }
+        Ok(fs)
     }
 
     /// Takes over what a worker before this one left in `memory`. Requests may come as soon as this returns.
@@ -126,6 +147,7 @@ impl GuardFs {
         memory: Arc<SharedMemory>,
         device: Arc<FuseDevice>,
         ownership: OwnershipPolicy,
+        seat: Option<Seat>,
     ) -> Self {
         let (table, registered) = InodeTable::attach(memory.clone(), backing.root_device());
         let ids: FxHashMap<u64, u32> = registered.iter().copied().collect();
@@ -141,7 +163,9 @@ impl GuardFs {
                 tracing::debug!(ino = node, %errno, "cannot close a backing id that was left over");
             }
         }
-        Self::over(backing, memory, device, ownership, Tables { table, files, open_inodes })
+        let fs = Self::over(backing, memory, device, ownership, seat, Tables { table, files, open_inodes });
+        fs.restore_charges();
+        fs
     }
 
     fn over(
@@ -149,9 +173,14 @@ impl GuardFs {
         memory: Arc<SharedMemory>,
         device: Arc<FuseDevice>,
         ownership: OwnershipPolicy,
+        seat: Option<Seat>,
         tables: Tables,
     ) -> Self {
         let Tables { table, files, open_inodes } = tables;
+        let charging = seat.map(|seat| {
+            let accounting = seat.accounting_of(&backing);
+            charging::Charging::new(seat.take(memory.clone()), accounting, memory.clone())
+        });
         Self {
             backing,
             journal: Journal::open(memory.clone()),
@@ -168,6 +197,9 @@ impl GuardFs {
             watched_ttl: OnceLock::new(),
             reclaim: reclaim::Reclaim::default(),
             page_drop: page_drop::PageDrop::new(),
+            charging,
+            deleted_open: AtomicUsize::new(0),
+            foreign_edits: AtomicU64::new(0),
         }
     }
 
@@ -252,28 +284,48 @@ impl GuardFs {
         }
     }
 
-    /// Counts the kernel's reference to `child` and makes the entry that the reply carries.
+    /// Counts the kernel's reference to the entry `name` of `dir` and makes the entry that the reply carries.
+    fn entry_at(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Entry, Errno> {
+        let child = self.backing.child(dir, name)?;
+        let inode = self.inode_of(&child)?;
+        if self.table.add_undisputed_lookup(&inode)? {
+            return Ok(self.counted(&inode, child.stat));
+        }
+        // Its number is used for another file now, or handle and number are those of two files. Taken for one, every
+        // later request on the second file would go to the first.
+        self.entry(self.backing.child_at_once(dir, name)?)
+    }
+
+    /// As [`Self::entry_at`], for a file of which handle and attributes are known to belong together.
     fn entry(&self, child: Child) -> Result<Entry, Errno> {
         let inode = self.inode_of(&child)?;
         self.table.add_lookup(&inode)?;
-        Ok(Entry {
+        Ok(self.counted(&inode, child.stat))
+    }
+
+    fn counted(&self, inode: &Inode, stat: Stat) -> Entry {
+        fail_point::reach(Stage::Counted);
+        Entry {
             node: inode.node,
             generation: inode.generation,
-            stat: child.stat,
+            stat,
             attribute_ttl: self.attribute_ttl(inode.node),
             entry_ttl: self.entry_ttl(),
-        })
+        }
     }
 
     fn inode_of(&self, child: &Child) -> Result<Inode, Errno> {
-        let stat = &child.stat;
-        let device = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
         Ok(Inode {
-            node: self.table.node_number(device, stat.stx_ino)?,
+            node: self.node_of(&child.stat)?,
             generation: child.handle.generation(),
-            file_type: u32::from(stat.stx_mode) & libc::S_IFMT,
+            file_type: u32::from(child.stat.stx_mode) & libc::S_IFMT,
             handle: child.handle,
         })
+    }
+
+    fn node_of(&self, stat: &Stat) -> Result<u64, Errno> {
+        let device = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
+        self.table.node_number(device, stat.stx_ino)
     }
 
     /// Returns the number that the watcher knows a directory by: its backing inode number.
@@ -296,8 +348,28 @@ impl GuardFs {
     /// Takes back references of the kernel.
     pub(crate) fn forget(&self, node: u64, lookups: u64) {
         let Some(inode) = self.table.forget(node, lookups) else { return };
+        if let Some(charging) = &self.charging {
+            charging.remember(node, inode.handle);
+        }
         self.reclaim.while_closing(|| self.backing.forget(&inode.handle));
         self.reclaim.unpin(node);
+    }
+
+    /// Makes the kernel distrust what it holds of `node` or is about to receive: it changed just now. Call it between
+    /// the change and the reply.
+    ///
+    /// Upon most replies the kernel itself marks the attributes that it holds as old (`fuse_dir_changed`,
+    /// `fuse_update_ctime` in fs/fuse/dir.c). Attributes that were read before the change and reach it afterwards would
+    /// be taken for new ones and kept for an hour. Only a notification raises the version by which it turns such a
+    /// latecomer down (`fuse_reverse_inval_inode`, `fuse_change_attributes_i` in fs/fuse/inode.c). Where the kernel
+    /// raises it by itself (SETATTR, WRITE, an open with `O_TRUNC`, the inode that LINK and UNLINK are about), this is
+    /// not needed.
+    fn changed(&self, node: u64) {
+        // Only attributes: that takes no lock which a request of this inode could hold.
+        match self.device.invalidate_node(node, Invalidate::Attributes) {
+            Ok(()) | Err(Errno::NOTCONN | Errno::NODEV) => {}
+            Err(errno) => tracing::warn!(ino = node, %errno, "cannot invalidate attributes after a change"),
+        }
     }
 
     /// Keeps a deleted inode reachable for as long as the kernel knows it.
@@ -357,6 +429,7 @@ impl KernelCaches {
 impl ChangeSink for KernelCaches {
     fn entry_changed(&self, dir: &Path, name: &std::ffi::OsStr) {
         let Some(fs) = self.0.upgrade() else { return };
+        fs.note_foreign_edit();
         // A file whose last name just went must not live on in the descriptor cache.
         fs.reclaim.while_closing(|| fs.backing.forget_all());
         let Some(parent) = self.known_node(&fs, dir) else { return };
@@ -366,12 +439,19 @@ impl ChangeSink for KernelCaches {
 
     fn inode_changed(&self, path: &Path) {
         let Some(fs) = self.0.upgrade() else { return };
-        let Some(node) = self.known_node(&fs, path) else { return };
+        let node = self.known_node(&fs, path);
+        match node {
+            Some(node) => fs.recheck_charge(node),
+            // The kernel knows nothing of it, so it was not changed through the mount.
+            None => fs.note_foreign_edit(),
+        }
+        let Some(node) = node else { return };
         Self::report(fs.device.invalidate_node(node, Invalidate::Attributes));
     }
 
     fn everything_changed(&self) {
         let Some(fs) = self.0.upgrade() else { return };
+        fs.note_foreign_edit();
         match fs.device.invalidate_all_entries() {
             Err(Errno::INVAL) => {} // names expire after WATCHED_TTL_WITHOUT_EPOCH
             result => Self::report(result),

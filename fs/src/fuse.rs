@@ -22,6 +22,7 @@ use fuser::{
 };
 use rustix::io::Errno;
 
+use crate::fail_point;
 use crate::fs::{Caller, Entry, GuardFs, Opened, ReadTarget, SettableAttributes, WriteOrigin};
 use crate::journal::Running;
 use convert::{errno, file_attributes, set_time};
@@ -55,7 +56,8 @@ thread_local! {
 pub(crate) struct GuardFuse(pub(crate) Arc<GuardFs>);
 
 impl GuardFuse {
-    fn begin(&self, request: &Request) -> Running<'_> {
+    fn begin(&self, request: &Request, operation: &'static str) -> Running<'_> {
+        fail_point::begin(operation);
         self.0.begin(request.unique().0)
     }
 
@@ -115,7 +117,7 @@ impl Filesystem for GuardFuse {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.0.once_lookup(&self.begin(request), parent.0, name) {
+        match self.0.once_lookup(&self.begin(request, "lookup"), parent.0, name) {
             // A negative entry: node 0 with a time to live, so that a repeated failing stat(2) stays in the
             // kernel.
             Err(Errno::NOENT) => {
@@ -132,7 +134,7 @@ impl Filesystem for GuardFuse {
 
     fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         let attributes =
-            self.begin(request).check().and_then(|()| self.0.attributes(ino.0, fh.map(|fh| fh.0)));
+            self.begin(request, "getattr").check().and_then(|()| self.0.attributes(ino.0, fh.map(|fh| fh.0)));
         match attributes {
             Ok((stat, ttl)) => reply.attr(&ttl, &file_attributes(&stat, convert::shown_ino(ino.0, &stat))),
             Err(error) => reply.error(errno(error)),
@@ -160,9 +162,9 @@ impl Filesystem for GuardFuse {
         let set =
             SettableAttributes { mode, uid, gid, size, accessed: set_time(atime), modified: set_time(mtime) };
         let number = fh.map(|fh| fh.0);
-        let done = self.0.once(&self.begin(request), |_| {
-            self.0.set_attributes(caller(request), ino.0, number, set).map(|()| 0)
-        });
+        let running = self.begin(request, "setattr");
+        let done =
+            self.0.once(&running, |_| self.0.set_attributes(caller(request), ino.0, number, set).map(|()| 0));
         match done.and_then(|_| self.0.attributes(ino.0, number)) {
             Ok((stat, ttl)) => reply.attr(&ttl, &file_attributes(&stat, convert::shown_ino(ino.0, &stat))),
             Err(error) => reply.error(errno(error)),
@@ -170,7 +172,7 @@ impl Filesystem for GuardFuse {
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.begin(request).check().and_then(|()| self.0.read_link(ino.0)) {
+        match self.begin(request, "readlink").check().and_then(|()| self.0.read_link(ino.0)) {
             Ok(target) => reply.data(target.as_encoded_bytes()),
             Err(error) => reply.error(errno(error)),
         }
@@ -188,7 +190,7 @@ impl Filesystem for GuardFuse {
     ) {
         let device = convert::device_numbers(rdev);
         let make = || self.0.make_node(caller(request), parent.0, name, mode, umask, device);
-        reply_entry(reply, self.0.once_entry(&self.begin(request), parent.0, name, make));
+        reply_entry(reply, self.0.once_entry(&self.begin(request, "mknod"), parent.0, name, make));
     }
 
     fn mkdir(
@@ -201,17 +203,17 @@ impl Filesystem for GuardFuse {
         reply: ReplyEntry,
     ) {
         let make = || self.0.make_directory(caller(request), parent.0, name, mode, umask);
-        reply_entry(reply, self.0.once_entry(&self.begin(request), parent.0, name, make));
+        reply_entry(reply, self.0.once_entry(&self.begin(request, "mkdir"), parent.0, name, make));
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let unlink = || self.0.unlink(parent.0, name);
-        reply_empty(reply, self.0.once_unless(&self.begin(request), Errno::NOENT, unlink));
+        reply_empty(reply, self.0.once_unless(&self.begin(request, "unlink"), Errno::NOENT, unlink));
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let remove = || self.0.remove_directory(parent.0, name);
-        reply_empty(reply, self.0.once_unless(&self.begin(request), Errno::NOENT, remove));
+        reply_empty(reply, self.0.once_unless(&self.begin(request, "rmdir"), Errno::NOENT, remove));
     }
 
     fn symlink(
@@ -223,7 +225,7 @@ impl Filesystem for GuardFuse {
         reply: ReplyEntry,
     ) {
         let make = || self.0.make_symlink(caller(request), parent.0, link_name, target.as_os_str());
-        reply_entry(reply, self.0.once_entry(&self.begin(request), parent.0, link_name, make));
+        reply_entry(reply, self.0.once_entry(&self.begin(request, "symlink"), parent.0, link_name, make));
     }
 
     fn rename(
@@ -237,16 +239,19 @@ impl Filesystem for GuardFuse {
         reply: ReplyEmpty,
     ) {
         let (from, to) = ((parent.0, name), (newparent.0, newname));
-        reply_empty(reply, self.0.rename(&self.begin(request), caller(request), from, to, flags.bits()));
+        reply_empty(
+            reply,
+            self.0.rename(&self.begin(request, "rename"), caller(request), from, to, flags.bits()),
+        );
     }
 
     fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let link = || self.0.link(ino.0, newparent.0, newname);
-        reply_entry(reply, self.0.once_entry(&self.begin(request), newparent.0, newname, link));
+        reply_entry(reply, self.0.once_entry(&self.begin(request, "link"), newparent.0, newname, link));
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (running, flags) = (self.begin(request), convert::open_flags(flags.0));
+        let (running, flags) = (self.begin(request, "open"), convert::open_flags(flags.0));
         match self.0.once_opened(&running, || self.0.open(&running, caller(request), ino.0, flags)) {
             Ok(opened) => self.opened(reply, &opened),
             Err(error) => reply.error(errno(error)),
@@ -269,7 +274,7 @@ impl Filesystem for GuardFuse {
             if buffer.len() < size {
                 buffer.resize(size, 0);
             }
-            let running = self.begin(request);
+            let running = self.begin(request, "read");
             match running.check().and_then(|()| self.0.read(fh.0, offset, &mut buffer[..size])) {
                 Ok(length) => reply.data(&buffer[..length]),
                 Err(error) => reply.error(errno(error)),
@@ -295,7 +300,14 @@ impl Filesystem for GuardFuse {
         } else {
             WriteOrigin::Privileged
         };
-        match self.0.write(&self.begin(request), fh.0, offset, data, origin, convert::open_flags(flags.0)) {
+        match self.0.write(
+            &self.begin(request, "write"),
+            fh.0,
+            offset,
+            data,
+            origin,
+            convert::open_flags(flags.0),
+        ) {
             // At most the request's own length, which is a u32.
             Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
             Err(error) => reply.error(errno(error)),
@@ -324,11 +336,11 @@ impl Filesystem for GuardFuse {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, self.0.release(&self.begin(request), fh.0));
+        reply_empty(reply, self.0.release(&self.begin(request, "release"), fh.0));
     }
 
     fn fsync(&self, request: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        let running = self.begin(request);
+        let running = self.begin(request, "fsync");
         reply_empty(reply, running.check().and_then(|()| self.0.sync_file(fh.0, datasync)));
     }
 
@@ -345,7 +357,7 @@ impl Filesystem for GuardFuse {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let running = self.begin(request);
+        let running = self.begin(request, "readdir");
         let result = running.check().and_then(|()| {
             self.0.read_directory(ino.0, offset, |entry| {
                 let ino = INodeNo(entry.ino);
@@ -367,7 +379,7 @@ impl Filesystem for GuardFuse {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let running = self.begin(request);
+        let running = self.begin(request, "readdirplus");
         let result = running.check().and_then(|()| {
             self.0.read_directory_plus(ino.0, offset, |listed, entry| {
                 let next = listed.next_offset;
@@ -400,12 +412,12 @@ impl Filesystem for GuardFuse {
     }
 
     fn fsyncdir(&self, request: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        let running = self.begin(request);
+        let running = self.begin(request, "fsyncdir");
         reply_empty(reply, running.check().and_then(|()| self.0.sync_directory(ino.0, datasync)));
     }
 
     fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match self.begin(request).check().and_then(|()| self.0.backing().statvfs()) {
+        match self.begin(request, "statfs").check().and_then(|()| self.0.statvfs()) {
             Ok(stat) => reply.statfs(
                 stat.f_blocks,
                 stat.f_bfree,
@@ -430,13 +442,15 @@ impl Filesystem for GuardFuse {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let is_due = || Ok(flags & libc::XATTR_CREATE == 0 || !self.0.has_xattr(ino.0, name)?);
         let set = || self.0.set_xattr(caller(request), ino.0, name, value, flags);
-        reply_empty(reply, self.0.once_unless(&self.begin(request), Errno::EXIST, set));
+        let running = self.begin(request, "setxattr");
+        reply_empty(reply, self.0.once_if_due(&running, Errno::EXIST, is_due, set));
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let mut buffer = vec![0; size.min(MAX_WRITE_BYTES) as usize];
-        let running = self.begin(request);
+        let running = self.begin(request, "getxattr");
         match running.check().and_then(|()| self.0.xattr(ino.0, name, &mut buffer)) {
             Ok(length) if size == 0 => reply.size(u32::try_from(length).unwrap_or(u32::MAX)),
             Ok(length) => reply.data(&buffer[..length]),
@@ -445,7 +459,7 @@ impl Filesystem for GuardFuse {
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.begin(request).check().and_then(|()| self.0.xattr_names(ino.0)) {
+        match self.begin(request, "listxattr").check().and_then(|()| self.0.xattr_names(ino.0)) {
             Ok(names) if size == 0 => reply.size(u32::try_from(names.len()).unwrap_or(u32::MAX)),
             Ok(names) if names.len() <= size as usize => reply.data(&names),
             Ok(_) => reply.error(errno(Errno::RANGE)),
@@ -454,8 +468,10 @@ impl Filesystem for GuardFuse {
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let is_due = || self.0.has_xattr(ino.0, name);
         let remove = || self.0.remove_xattr(ino.0, name);
-        reply_empty(reply, self.0.once_unless(&self.begin(request), Errno::NODATA, remove));
+        let running = self.begin(request, "removexattr");
+        reply_empty(reply, self.0.once_if_due(&running, Errno::NODATA, is_due, remove));
     }
 
     fn create(
@@ -469,7 +485,7 @@ impl Filesystem for GuardFuse {
         reply: ReplyCreate,
     ) {
         let flags = convert::open_flags(flags);
-        let (running, caller) = (self.begin(request), caller(request));
+        let (running, caller) = (self.begin(request, "create"), caller(request));
         let created = self.0.once_created(
             &running,
             parent.0,
@@ -531,8 +547,8 @@ impl Filesystem for GuardFuse {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let done =
-            self.0.once(&self.begin(request), |_| self.0.fallocate(fh.0, mode, offset, length).map(|()| 0));
+        let running = self.begin(request, "fallocate");
+        let done = self.0.once(&running, |_| self.0.fallocate(fh.0, mode, offset, length).map(|()| 0));
         reply_empty(reply, done.map(drop));
     }
 
@@ -545,7 +561,7 @@ impl Filesystem for GuardFuse {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        match self.begin(request).check().and_then(|()| self.0.seek(fh.0, offset, whence)) {
+        match self.begin(request, "lseek").check().and_then(|()| self.0.seek(fh.0, offset, whence)) {
             Ok(offset) => reply.offset(i64::try_from(offset).unwrap_or(i64::MAX)),
             Err(error) => reply.error(errno(error)),
         }
@@ -565,7 +581,7 @@ impl Filesystem for GuardFuse {
         reply: ReplyWrite,
     ) {
         let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
-        match self.0.copy_range(&self.begin(request), from, to, length) {
+        match self.0.copy_range(&self.begin(request, "copy_file_range"), from, to, length) {
             Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
             Err(error) => reply.error(errno(error)),
         }

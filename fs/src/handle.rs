@@ -142,6 +142,18 @@ impl<T> HandleTable<T> {
         }
     }
 
+    /// Calls `visit` with every open object.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(&T)) {
+        for slots in self.chunks.iter().filter_map(OnceLock::get) {
+            for slot in slots {
+                let object = slot.read().clone();
+                if let Some(object) = object {
+                    visit(&object);
+                }
+            }
+        }
+    }
+
     /// Returns how many are open.
     pub(crate) fn len(&self) -> u64 {
         self.open.load(Ordering::Relaxed)

@@ -42,11 +42,45 @@ const MAX_DEVICES: usize = 512;
 mod word {
     pub(super) const NODE: usize = 0;
     pub(super) const LOOKUPS: usize = 1;
-    /// Generation in the low half, `st_mode & S_IFMT` in bits 32 to 47, handle type and length above.
+    /// Generation in the low half, [`super::Life`] in bits 32 to 39, the upper byte of `st_mode & S_IFMT` in bits
+    /// 40 to 47 (its lower byte is 0), handle type and length above.
     pub(super) const SHAPE: usize = 2;
     /// Backing id in the low half, open count in the high half.
     pub(super) const OPENS: usize = 3;
     pub(super) const HANDLE: usize = 4;
+}
+
+/// Whether an inode still has a name, as far as the quota is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It has one.
+    Named,
+    /// It has none and is open: it is charged until its last release.
+    DeletedOpen,
+    /// It has none and is not charged any more.
+    Gone,
+}
+
+impl Life {
+    const SHIFT: u32 = 32;
+    const MASK: u64 = 0xff << Self::SHIFT;
+
+    fn bits(self) -> u64 {
+        let value: u64 = match self {
+            Self::Named => 0,
+            Self::DeletedOpen => 1,
+            Self::Gone => 2,
+        };
+        value << Self::SHIFT
+    }
+
+    fn of(shape: u64) -> Self {
+        match (shape & Self::MASK) >> Self::SHIFT {
+            0 => Self::Named,
+            1 => Self::DeletedOpen,
+            _ => Self::Gone,
+        }
+    }
 }
 
 /// A copy of one line: what an operation needs to know of an inode.
@@ -67,6 +101,13 @@ impl Inode {
     pub(crate) fn is_dir(&self) -> bool {
         self.file_type == libc::S_IFDIR
     }
+}
+
+/// What becomes of an identity that contradicts the one by which a node is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Disputed {
+    Taken,
+    Refused,
 }
 
 /// See the module.
@@ -220,6 +261,15 @@ impl InodeTable {
         self.shard(node).lock().find(self, node).is_some()
     }
 
+    /// As [`Self::add_lookup`], unless the node is known by another identity: then it counts nothing and returns
+    /// whether it did.
+    ///
+    /// # Errors
+    /// As [`Self::add_lookup`].
+    pub(crate) fn add_undisputed_lookup(&self, inode: &Inode) -> Result<bool, Errno> {
+        self.count(inode, Disputed::Refused)
+    }
+
     /// Counts one more reference of the kernel, entering the inode if it is new.
     ///
     /// A node whose number is used for another file now takes that file's identity.
@@ -227,16 +277,23 @@ impl InodeTable {
     /// # Errors
     /// `ENFILE` when the table is full.
     pub(crate) fn add_lookup(&self, inode: &Inode) -> Result<(), Errno> {
+        self.count(inode, Disputed::Taken).map(drop)
+    }
+
+    fn count(&self, inode: &Inode, disputed: Disputed) -> Result<bool, Errno> {
         let mut shard = self.shard(inode.node).lock();
         if let Some(slot) = shard.find(self, inode.node) {
             let line = self.line(slot);
             if read_inode(line) != *inode {
+                if disputed == Disputed::Refused {
+                    return Ok(false);
+                }
                 // A worker that dies in between leaves a mixture, which opens nothing and is written anew by the next
                 // lookup; the counts stay right.
                 write_inode(line, inode);
             }
             line[word::LOOKUPS].fetch_add(1, Ordering::AcqRel);
-            return Ok(());
+            return Ok(true);
         }
         let slot = self.allocate(&mut shard)?;
         let line = self.line(slot);
@@ -246,7 +303,7 @@ impl InodeTable {
         let hasher = |slot: &u32| hash(self.line(*slot)[word::NODE].load(Ordering::Acquire));
         shard.index.insert_unique(hash(inode.node), slot, hasher);
         self.known.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        Ok(true)
     }
 
     /// Takes back `lookups` references; returns the inode if those were the last.
@@ -267,6 +324,24 @@ impl InodeTable {
         self.free(&mut shard, slot);
         self.known.fetch_sub(1, Ordering::Relaxed);
         Some(inode)
+    }
+
+    /// Notes whether an inode still has a name; returns what was noted before, [`Life::Named`] for one that the
+    /// kernel does not know.
+    pub(crate) fn set_life(&self, node: u64, life: Life) -> Life {
+        let shard = self.shard(node).lock();
+        let Some(slot) = shard.find(self, node) else { return Life::Named };
+        let word = &self.line(slot)[word::SHAPE];
+        let shape = word.load(Ordering::Acquire);
+        word.store(shape & !Life::MASK | life.bits(), Ordering::Release);
+        Life::of(shape)
+    }
+
+    /// Returns whether an inode still has a name.
+    pub(crate) fn life(&self, node: u64) -> Life {
+        let shard = self.shard(node).lock();
+        let slot = shard.find(self, node);
+        slot.map_or(Life::Named, |slot| Life::of(self.line(slot)[word::SHAPE].load(Ordering::Acquire)))
     }
 
     /// Mirrors how often a node is open and under which backing id, for a worker that takes over.
@@ -379,11 +454,11 @@ fn hash(node: u64) -> u64 {
 fn read_inode(line: &Line) -> Inode {
     let shape = line[word::SHAPE].load(Ordering::Acquire);
     let handle = std::array::from_fn(|i| line[word::HANDLE + i].load(Ordering::Acquire));
-    let [_, _, _, _, type_low, type_high, kind, len] = shape.to_le_bytes();
+    let [_, _, _, _, _life, type_high, kind, len] = shape.to_le_bytes();
     Inode {
         node: line[word::NODE].load(Ordering::Acquire),
         generation: (shape & 0xffff_ffff) as u32,
-        file_type: u32::from(u16::from_le_bytes([type_low, type_high])),
+        file_type: u32::from(u16::from_le_bytes([0, type_high])),
         handle: FileHandle::from_words(kind, len, handle),
     }
 }
@@ -395,9 +470,8 @@ fn write_inode(line: &Line, inode: &Inode) {
         place.store(value, Ordering::Release);
     }
     let generation = inode.generation.to_le_bytes();
-    let file_type = (inode.file_type as u16).to_le_bytes();
-    let shape =
-        [generation[0], generation[1], generation[2], generation[3], file_type[0], file_type[1], kind, len];
+    let [_, file_type] = (inode.file_type as u16).to_le_bytes();
+    let shape = [generation[0], generation[1], generation[2], generation[3], 0, file_type, kind, len];
     line[word::SHAPE].store(u64::from_le_bytes(shape), Ordering::Release);
     line[word::NODE].store(inode.node, Ordering::Release);
 }
@@ -448,6 +522,30 @@ mod tests {
         assert_eq!(table.get(20).unwrap(), inode(20, 1));
         assert_eq!(table.forget(20, 1), None);
         assert_eq!(table.get(20).unwrap(), inode(20, 1));
+    }
+
+    #[test]
+    fn life_is_kept_beside_the_identity_and_ends_with_it() {
+        let memory = memory();
+        let table = InodeTable::create(memory.clone(), handle(1), 7).unwrap();
+        table.add_lookup(&inode(20, 0)).unwrap();
+        assert_eq!(table.set_life(20, Life::DeletedOpen), Life::Named);
+        table.add_lookup(&inode(20, 0)).unwrap();
+        assert_eq!(table.get(20).unwrap(), inode(20, 0));
+        let (table, _) = InodeTable::attach(memory, 7);
+        assert_eq!(table.set_life(20, Life::Gone), Life::DeletedOpen);
+        table.add_lookup(&inode(20, 1)).unwrap();
+        assert_eq!(table.life(20), Life::Named);
+        assert_eq!(table.set_life(21, Life::Gone), Life::Named, "unknown");
+    }
+
+    #[test]
+    fn disputed_identity_is_neither_taken_nor_counted() {
+        let table = table();
+        assert_eq!(table.add_undisputed_lookup(&inode(20, 0)), Ok(true));
+        assert_eq!(table.add_undisputed_lookup(&inode(20, 0)), Ok(true));
+        assert_eq!(table.add_undisputed_lookup(&inode(20, 1)), Ok(false));
+        assert_eq!(table.forget(20, 2), Some(inode(20, 0)));
     }
 
     #[test]

@@ -25,6 +25,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use self::progress::Busy;
+use crate::fail_point::{self, Stage};
 use crate::state::{JOURNAL, mark};
 use crate::sys::shared_memory::{Line, SharedMemory};
 
@@ -160,6 +161,7 @@ impl Journal {
         let earlier = record.map(|record| record.earlier);
         let is_poisoned = record.is_some_and(|record| record.was_alone);
         let alone = (attempts >= MAX_ATTEMPTS && !is_poisoned).then(|| Alone::wait(line));
+        fail_point::reach(Stage::Begun);
         Running { line, earlier, is_poisoned, _alone: alone, _busy: busy }
     }
 
@@ -267,9 +269,17 @@ impl Running<'_> {
 
     /// Records the result. After this the request must not be carried out again.
     pub(crate) fn finish(&self, result: Result<i64, Errno>) {
+        fail_point::reach(Stage::Done);
         self.line[word::RESULT].store(encode(result).cast_unsigned(), Ordering::Release);
         let attempts = self.line[word::STAGE].load(Ordering::Acquire) & !0xff;
         self.line[word::STAGE].store(DONE | attempts, Ordering::Release);
+        fail_point::reach(Stage::Finished);
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        fail_point::reach(Stage::Answered);
     }
 }
 

@@ -17,6 +17,7 @@ pub mod config;
 mod control;
 pub mod daemon;
 mod error_chain;
+mod fail_point;
 mod fs;
 mod fuse;
 mod handle;
@@ -26,7 +27,6 @@ mod keeper_link;
 mod mount_users;
 mod mounting;
 mod policy;
-#[expect(dead_code, unused_imports, reason = "the data path is connected to it in a later step")]
 mod quota;
 mod rebind;
 mod roots_watch;

@@ -9,21 +9,24 @@ mod abilities;
 mod attach;
 mod error;
 pub(crate) mod mountinfo;
+mod payer;
 mod place;
 mod root;
 mod stale;
 mod superblock;
+mod takeover;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use std::sync::Arc;
+
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
-use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 use wsguard_api::{BackingInfo, Coherence, DataPath};
 
@@ -31,15 +34,21 @@ pub(crate) use attach::clone_detached;
 pub(crate) use error::MountError;
 pub(crate) use place::{Occupied, check_form, check_name, check_no_mounts_below, check_overlap, check_own};
 pub(crate) use stale::{Leftover, leftovers};
+pub(crate) use takeover::take_over;
 
 use attach::{attach, device_of, remove_dead, unmount_top};
 use mountinfo::{DeviceNumber, MountEntry, MountTable, Propagation};
+pub(crate) use payer::Payer;
 use place::Place;
 use root::BackingRoot;
+use takeover::SessionNotes;
 
 use crate::catalog::DirectoryIdentity;
-use crate::keeper_link::{InheritedSession, KeeperLink, OpenedSession, SessionId};
-use crate::session::{OwnershipPolicy, Session, SessionError, SessionOptions, SessionStats};
+use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
+use crate::quota::{Account, HostSpace, Ledger};
+use crate::session::{
+    Accounting, LastRecount, OwnershipPolicy, Recounted, Session, SessionError, SessionOptions, SessionStats,
+};
 
 /// How long a session may take to end after its last mount is gone.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -61,6 +70,8 @@ pub(crate) struct MountPlan {
     pub(crate) ownership: OwnershipPolicy,
     pub(crate) threads: usize,
     pub(crate) watch_limit: usize,
+    /// Who pays; `None` where quota is off.
+    pub(crate) payer: Option<Payer>,
     /// Which directory it was when it was registered; `None` for a new workspace.
     pub(crate) expected: Option<ExpectedDirectory>,
 }
@@ -157,7 +168,11 @@ pub(crate) fn owner_of(dir: &Path) -> Result<DirectoryOwner, MountError> {
 ///
 /// # Errors
 /// Nothing is mounted, and no session left, when it fails.
-pub(crate) fn mount(link: &KeeperLink, plan: &MountPlan) -> Result<Mounted, MountError> {
+pub(crate) fn mount(
+    link: &KeeperLink,
+    ledger: &Arc<Ledger>,
+    plan: &MountPlan,
+) -> Result<Mounted, MountError> {
     let table = MountTable::read()?;
     let dir = Place::open(&plan.dir)?;
     check_mount_at(&plan.dir, &table)?;
@@ -170,7 +185,8 @@ pub(crate) fn mount(link: &KeeperLink, plan: &MountPlan) -> Result<Mounted, Moun
     let source = prepare_source(plan, &table)?;
 
     let opened = link.open(&plan.id)?;
-    let attempt = serve_and_attach(link, plan, opened, &root, &source, mount_point.as_ref().unwrap_or(&dir));
+    let shown_at = mount_point.as_ref().unwrap_or(&dir);
+    let attempt = serve_and_attach(link, ledger, plan, opened, (&root, &backing), &source, shown_at);
     let (session, keeper_session, device, mounted_at) = attempt?;
     info!(workspace = %plan.id, name = %plan.name, dir = %plan.dir.display(), "workspace mounted");
     Ok(Mounted {
@@ -269,14 +285,15 @@ type Serving = (Session, SessionId, DeviceNumber, Timestamp);
 
 fn serve_and_attach(
     link: &KeeperLink,
+    ledger: &Arc<Ledger>,
     plan: &MountPlan,
     opened: OpenedSession,
-    root: &BackingRoot,
+    (root, backing): (&BackingRoot, &BackingInfo),
     source: &Place,
     mount_point: &Place,
 ) -> Result<Serving, MountError> {
     let keeper_session = opened.session;
-    let result = serve(link, plan, opened, root).and_then(|(session, mount)| {
+    let result = serve(link, ledger, plan, opened, root, backing).and_then(|(session, mount)| {
         let mounted_at = Timestamp::now();
         match attach_both(mount, source, mount_point) {
             Ok(device) => Ok((session, keeper_session, device, mounted_at)),
@@ -293,106 +310,45 @@ fn serve_and_attach(
     result
 }
 
-/// What a worker needs to know to go on with a session that another one served, beside its descriptors.
-#[derive(Debug, Serialize, Deserialize)]
-struct SessionNotes {
-    name: String,
-    ownership: OwnershipPolicy,
-    threads: usize,
-    watch_limit: usize,
-    mounted_at: Timestamp,
-    source: PathBuf,
-    mount_point: PathBuf,
-}
-
-impl SessionNotes {
-    fn of(plan: &MountPlan) -> Self {
-        Self {
-            name: plan.name.clone(),
-            ownership: plan.ownership,
-            threads: plan.threads,
-            watch_limit: plan.watch_limit,
-            mounted_at: Timestamp::now(),
-            source: plan.source(),
-            mount_point: plan.mount_point().to_path_buf(),
-        }
-    }
-
-    /// Paths of workspaces are UTF-8, which is all that could fail here.
-    fn to_text(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
-    }
-}
-
-/// Goes on with a session whose worker died: its mounts are in place, and whoever uses them has been waiting since.
-///
-/// # Errors
-/// The session is closed then and its mounts are dead; they can be replaced like any others.
-pub(crate) fn take_over(link: &KeeperLink, inherited: InheritedSession) -> Result<Mounted, MountError> {
-    let keeper_session = inherited.session;
-    serve_again(inherited).inspect_err(|_| close(link, keeper_session))
-}
-
-fn serve_again(inherited: InheritedSession) -> Result<Mounted, MountError> {
-    let notes: SessionNotes = serde_json::from_str(&inherited.notes)
-        .map_err(|error| MountError::MountTable(std::io::Error::other(error)))?;
-    let root = BackingRoot::from_clone(inherited.root, &notes.mount_point)?;
-    let copy = rustix::io::fcntl_dupfd_cloexec(&root.clone, 3)
-        .map_err(|errno| path_error("copy the descriptor of", &notes.mount_point, errno))?;
-    let backing = abilities::probe(root.readable.as_fd())
-        .map_err(|errno| path_error("examine", &notes.mount_point, errno))?;
-    let identity = root.identity().map_err(|errno| path_error("identify", &notes.mount_point, errno))?;
-    // Gone already if somebody unmounted it meanwhile; then only those who hold it are served on.
-    let table = MountTable::read()?;
-    let shown = [&notes.source, &notes.mount_point]
-        .into_iter()
-        .find_map(|path| table.top_at(path).filter(|entry| entry.is_wsguard()).map(|entry| entry.device));
-    let options = SessionOptions {
-        name: notes.name.clone(),
-        ownership: notes.ownership,
-        threads: notes.threads,
-        watch_limit: notes.watch_limit,
-    };
-    // Last, because from here on it answers.
-    let session = Session::start(inherited.device, inherited.state, copy, options)?;
-    info!(workspace = %inherited.workspace, name = %notes.name, "workspace taken over");
-    Ok(Mounted {
-        session,
-        keeper_session: inherited.session,
-        device: shown.unwrap_or(DeviceNumber::NOWHERE),
-        readable: root.readable,
-        backing: Mutex::new(backing),
-        identity,
-        mounted_at: notes.mounted_at,
-        source: notes.source,
-        mount_point: notes.mount_point,
-    })
-}
-
 /// Starts the session on a superblock that is attached nowhere. Returns both.
 fn serve(
     link: &KeeperLink,
+    ledger: &Arc<Ledger>,
     plan: &MountPlan,
     opened: OpenedSession,
     root: &BackingRoot,
+    backing: &BackingInfo,
 ) -> Result<(Session, OwnedFd), MountError> {
     let copy = rustix::io::fcntl_dupfd_cloexec(&root.clone, 3)
         .map_err(|errno| path_error("copy the descriptor of", &plan.dir, errno))?;
     let mount = superblock::create(opened.device.as_fd(), &plan.name)?;
+    let seat = plan.payer.as_ref().map(|payer| payer.seat(ledger, &plan.id, root)).transpose();
     let options = SessionOptions {
         name: plan.name.clone(),
         ownership: plan.ownership,
         threads: plan.threads,
         watch_limit: plan.watch_limit,
+        seat: seat.map_err(|errno| path_error("look at", &plan.dir, errno))?,
+        visitors: None,
     };
-    let notes = SessionNotes::of(plan).to_text();
+    let notes = SessionNotes::of(plan, backing).to_text();
     let session = Session::start(opened.device, opened.state, copy, options)?;
-    if let Err(error) = link.adopt(opened.session, notes, root.clone.as_fd()) {
+    session.watch();
+    let adopted = connection_of(mount.as_fd())
+        .map_err(|errno| path_error("number the mount of", &plan.dir, errno))
+        .and_then(|connection| Ok(link.adopt(opened.session, notes, connection, root.clone.as_fd())?));
+    if let Err(error) = adopted {
         drop(mount);
         end(session, &plan.name);
-        return Err(error.into());
+        return Err(error);
     }
     Ok((session, mount))
+}
+
+/// Returns the number under which the kernel knows the connection of `mount`, without a request to it.
+fn connection_of(mount: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    Ok(rustix::fs::statx(mount, "", flags, StatxFlags::empty())?.stx_dev_minor)
 }
 
 /// Attaches the superblock at its own place and a clone of that mount where users see it. Undoes the first if
@@ -528,6 +484,36 @@ impl Mounted {
     /// Returns whether the superblock is gone and nobody answers any more.
     pub(crate) fn is_finished(&self) -> bool {
         self.session.is_finished()
+    }
+
+    /// Begins to watch for foreign edits, after a takeover; a new mount does so by itself.
+    pub(crate) fn watch(&self) {
+        self.session.watch();
+    }
+
+    /// Returns the account that pays for it.
+    pub(crate) fn account(&self) -> Option<&Arc<Account>> {
+        self.session.account()
+    }
+
+    /// Returns how full its filesystem is. May hang as long as that filesystem does.
+    pub(crate) fn host_space(&self) -> Result<HostSpace, Errno> {
+        self.session.host_space()
+    }
+
+    /// Returns what it uses if that is known exactly: bytes and inodes. For the end, when everything is synced.
+    pub(crate) fn final_usage(&self) -> Option<(u64, u64)> {
+        self.session.final_usage()
+    }
+
+    /// Counts it now; takes seconds for a million files.
+    pub(crate) fn recount(&self) -> Result<Recounted, String> {
+        self.session.recount()
+    }
+
+    /// Returns what the last count found, and how bytes are counted.
+    pub(crate) fn books(&self) -> (Option<LastRecount>, Option<Accounting>) {
+        (self.session.last_recount(), self.session.accounting())
     }
 
     /// Returns its superblock's number.

@@ -6,8 +6,10 @@
 //! No thread is pinned, the device is not cloned (requests under way on a clone die with the worker), and there
 //! are never more threads than CPUs granted: the cost of a request is the wake-up.
 
+mod books;
+
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use rustix::io::Errno;
@@ -15,14 +17,18 @@ use wsguard_api::{Coherence, DataPath};
 
 use crate::backing::Backing;
 use crate::fs::GuardFs;
-pub use crate::fs::OwnershipPolicy;
+pub(crate) use crate::fs::Seat;
+pub use crate::fs::{Accounting, OwnershipPolicy, Recounted, TreeVisitor};
 use crate::fuse::connection;
+use crate::quota::{Account, HostSpace};
 use crate::state::Found;
 use crate::sys::device::FuseDevice;
 use crate::watcher::StartedBy;
 
+pub use books::{LastRecount, VisitorFactory};
+
 /// How a session serves.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SessionOptions {
     /// The workspace's name, for thread names and logs.
     pub name: String,
@@ -32,6 +38,10 @@ pub struct SessionOptions {
     pub threads: usize,
     /// Directories that are watched for foreign edits at most.
     pub watch_limit: usize,
+    /// Who pays for the files; `None` where nothing is counted.
+    pub(crate) seat: Option<Seat>,
+    /// Sees every entry whenever the project is counted.
+    pub visitors: Option<VisitorFactory>,
 }
 
 /// Why a session could not start or ended.
@@ -87,12 +97,18 @@ pub struct SessionStats {
 pub struct Session {
     name: String,
     fs: Arc<GuardFs>,
+    books: OnceLock<books::Books>,
     thread: JoinHandle<std::io::Result<()>>,
+    watch_limit: usize,
+    visitors: Option<VisitorFactory>,
+    started_by: StartedBy,
 }
 
 impl Session {
     /// Serves a mount from now on: answers its pending INIT, or, if `state` holds the tables of a worker before
     /// this one, takes over from that worker, including the requests that it had not answered.
+    ///
+    /// Foreign edits are not looked for until [`Self::watch`].
     ///
     /// `device` is a descriptor of a `/dev/fuse` that is already mounted, `state` the memfd of the inode table,
     /// `root` the detached clone of the backing directory.
@@ -115,12 +131,19 @@ impl Session {
         let own_device = Arc::new(FuseDevice::new(device.try_clone().map_err(connection_error)?));
         let (fs, session, started_by) = match found {
             Found::Fresh => {
-                let fs = GuardFs::new(backing, memory, own_device, options.ownership).map_err(table_error)?;
+                let fs = GuardFs::new(backing, memory, own_device, options.ownership, options.seat)
+                    .map_err(table_error)?;
                 let fs = Arc::new(fs);
                 (fs.clone(), connection::connect(fs, device, options.threads), StartedBy::Mount)
             }
             Found::Tables { capabilities } => {
-                let fs = Arc::new(GuardFs::attach(backing, memory, own_device.clone(), options.ownership));
+                let fs = Arc::new(GuardFs::attach(
+                    backing,
+                    memory,
+                    own_device.clone(),
+                    options.ownership,
+                    options.seat,
+                ));
                 let session = connection::reconnect(fs.clone(), &own_device, capabilities, options.threads);
                 (fs, session, StartedBy::Takeover)
             }
@@ -130,8 +153,29 @@ impl Session {
             .name(format!("fuse {name}"))
             .spawn(move || session.run())
             .map_err(connection_error)?;
-        fs.start_watching(options.watch_limit, started_by);
-        Ok(Self { name, fs, thread })
+        Ok(Self {
+            name,
+            fs,
+            books: OnceLock::new(),
+            thread,
+            watch_limit: options.watch_limit,
+            visitors: options.visitors,
+            started_by,
+        })
+    }
+
+    /// Begins what goes on beside the requests: watching the backing tree for edits that bypass the mount (until then
+    /// little is cached for long) and keeping the books.
+    ///
+    /// Apart from [`Self::start`], because the walks through the tree take the CPUs that the sessions of other
+    /// workspaces need to be taken over. Calling it again changes nothing.
+    pub fn watch(&self) {
+        self.fs.start_watching(self.watch_limit, self.started_by);
+        if self.fs.account().is_none() {
+            return;
+        }
+        let must_count = self.started_by == StartedBy::Mount;
+        self.books.get_or_init(|| books::Books::start(self.fs.clone(), must_count, self.visitors.clone()));
     }
 
     /// Returns the numbers for `status`.
@@ -159,6 +203,42 @@ impl Session {
         self.fs.coherence()
     }
 
+    /// Counts the project now; takes seconds for a million files.
+    ///
+    /// # Errors
+    /// Why it cannot be counted, as a sentence.
+    pub fn recount(&self) -> Result<Recounted, String> {
+        let books = self.books.get().ok_or("nothing is counted in this workspace")?;
+        books.recount()
+    }
+
+    /// Returns what the last recount found.
+    pub fn last_recount(&self) -> Option<LastRecount> {
+        self.books.get().and_then(books::Books::last)
+    }
+
+    /// Returns the account that pays, if anything is counted.
+    pub(crate) fn account(&self) -> Option<&Arc<Account>> {
+        self.fs.account()
+    }
+
+    /// Returns how full the filesystem below is.
+    pub(crate) fn host_space(&self) -> Result<HostSpace, Errno> {
+        self.fs.host_space()
+    }
+
+    /// Books what is still open and returns bytes and inodes in use, if they are known exactly.
+    pub(crate) fn final_usage(&self) -> Option<(u64, u64)> {
+        self.fs.settle_all();
+        let account = self.fs.account()?;
+        (!account.is_estimated()).then(|| (account.used_bytes(), account.used_inodes()))
+    }
+
+    /// Returns how bytes are counted, if they are.
+    pub fn accounting(&self) -> Option<Accounting> {
+        self.fs.accounting()
+    }
+
     /// Whether the superblock is gone and nothing is served any more.
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
@@ -179,6 +259,9 @@ impl Session {
     pub fn join(self) -> Result<(), SessionError> {
         let name = self.name;
         let result = self.thread.join();
+        if let Some(books) = self.books.get() {
+            books.stop();
+        }
         self.fs.stop();
         match result {
             Ok(Ok(())) => Ok(()),

@@ -56,6 +56,10 @@ pub(crate) mod mark {
     pub(crate) const INODES: usize = super::MARKS.first;
     pub(crate) const FILES: usize = super::MARKS.first + 1;
     pub(crate) const JOURNAL: usize = super::MARKS.first + 2;
+    /// What the project is charged for; all words are 0 where a worker before quotas wrote the table.
+    pub(crate) const QUOTA: usize = super::MARKS.first + 3;
+    /// Changes under way that are not booked yet.
+    pub(crate) const UNBOOKED: usize = super::MARKS.first + 4;
 }
 
 const TOTAL_BYTES: usize = (INODES.first + INODES.lines) * LINE_BYTES;
@@ -89,6 +93,23 @@ pub(crate) fn open(file: BorrowedFd<'_>) -> Result<(Arc<SharedMemory>, Found), E
     Ok((memory, found))
 }
 
+/// Returns the version of the layout that the memory is written in, if anything is in it; for whoever does not map
+/// it.
+///
+/// # Errors
+/// `EPROTO` if it is no state memory; as pread(2).
+pub(crate) fn layout_of(file: BorrowedFd<'_>) -> Result<Option<u64>, Errno> {
+    let mut head = [0_u8; 16];
+    let length = rustix::io::pread(file, &mut head, 0)?;
+    let (magic, version) = head.split_at(8);
+    let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
+    match (length, word(magic)) {
+        (16, MAGIC) => Ok(Some(word(version))),
+        (0 | 16, 0) => Ok(None),
+        _ => Err(Errno::PROTO),
+    }
+}
+
 /// Marks the tables as complete. From here on another worker can attach.
 pub(crate) fn seal(memory: &SharedMemory, capabilities: u64) {
     let head = memory.line(0);
@@ -114,6 +135,18 @@ mod tests {
         assert!(matches!(found, Found::Fresh));
         seal(&memory, 42);
         assert!(matches!(open(file.as_fd()).unwrap().1, Found::Tables { capabilities: 42 }));
+    }
+
+    #[test]
+    fn layout_is_read_without_a_mapping() {
+        let file = memfd();
+        assert_eq!(layout_of(file.as_fd()), Ok(None));
+        let (memory, _) = open(file.as_fd()).unwrap();
+        assert_eq!(layout_of(file.as_fd()), Ok(None));
+        seal(&memory, 0);
+        assert_eq!(layout_of(file.as_fd()), Ok(Some(LAYOUT_VERSION)));
+        memory.line(0)[header::MAGIC].store(7, Ordering::Release);
+        assert_eq!(layout_of(file.as_fd()), Err(Errno::PROTO));
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub(crate) mod handle;
 pub(crate) mod identity;
 pub(crate) mod mount;
 pub(crate) mod peer_groups;
+pub(crate) mod priority;
 mod read_buffer;
 pub(crate) mod shared_memory;
 pub(crate) mod signals;

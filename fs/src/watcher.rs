@@ -48,6 +48,7 @@ mod own_mutations;
 mod source;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;

@@ -10,6 +10,7 @@ mod driver;
 mod jobs;
 mod quota;
 mod quota_board;
+mod quota_keeper;
 mod rebinding;
 mod registry;
 mod start;

@@ -43,6 +43,7 @@ pub struct Daemon {
 
 /// Options of a [`Daemon`].
 pub struct DaemonBuilder {
+    program: Option<PathBuf>,
     config: String,
     env: Vec<(String, String)>,
     nofile: Option<u64>,
@@ -59,6 +60,13 @@ pub struct Stopped {
 }
 
 impl DaemonBuilder {
+    /// Starts this program instead of the `wsguard` of the build.
+    #[must_use]
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
+        self.program = Some(path.into());
+        self
+    }
+
     /// Sets the text of the config file; the default is an empty one.
     #[must_use]
     pub fn config(mut self, toml: impl Into<String>) -> Self {
@@ -106,7 +114,13 @@ impl DaemonBuilder {
 impl Daemon {
     /// Returns the options of a daemon to be started.
     pub fn builder() -> DaemonBuilder {
-        DaemonBuilder { config: String::new(), env: Vec::new(), nofile: None, deadline: DEFAULT_DEADLINE }
+        DaemonBuilder {
+            program: None,
+            config: String::new(),
+            env: Vec::new(),
+            nofile: None,
+            deadline: DEFAULT_DEADLINE,
+        }
     }
 
     /// Starts a daemon with default options and waits until it answers.
@@ -260,7 +274,7 @@ impl Daemon {
 
     fn spawn(&mut self) {
         assert!(self.keeper.is_none(), "the daemon runs already");
-        let daemon = wsguard_binary();
+        let daemon = self.options.program.clone().unwrap_or_else(wsguard_binary);
         let run = match self.options.nofile {
             Some(limit) => Run::new("prlimit").arg(format!("--nofile={limit}:{limit}")).arg("--").arg(daemon),
             None => Run::new(daemon),

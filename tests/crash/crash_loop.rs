@@ -68,10 +68,15 @@ fn workers_that_die_young_now_and_then_are_replaced() {
             let dead = children(keeper);
             dead.iter().for_each(|worker| kill(*worker, Signal::KILL));
             harness::wait_until("another worker", GIVES_UP_WITHIN, || {
-                children(keeper).iter().any(|worker| !dead.contains(worker))
+                children(keeper).iter().any(|worker| !dead.contains(worker) && is_alive(*worker))
             });
         }
         file.write_all_at(&[round], 0).unwrap();
     }
-    assert_eq!(ground.status_of_latest_worker().generation, 13);
+    let status = ground.daemon().status();
+    assert_eq!((status.generation, status.restarts), (13, 12));
+    let warning = "the worker died 3 times right after its start";
+    assert!(status.warnings.iter().any(|line| line.starts_with(warning)), "{:?}", status.warnings);
+    let text = ground.daemon().cli(["status", "--quiet"]).ok();
+    assert!(text.contains(&format!("warning: {warning}")), "{text}");
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use harness::{Backing, Daemon, GuardMount, Scratch, wait_until};
+use harness::{Backing, Daemon, DaemonBuilder, GuardMount, Scratch, wait_until};
 use wsguard_api::DaemonStatus;
 
 /// Killing under one mount at a time: the stalls that are printed are not those of another test.
@@ -30,7 +30,11 @@ pub(crate) struct Ground {
 impl Ground {
     /// Guards a directory that `prepare` has filled. After `deadline` the daemon is killed, and whoever hangs fails.
     pub(crate) fn new(backing: Backing, deadline: Duration, prepare: impl FnOnce(&Path)) -> Self {
-        let daemon = Daemon::builder().deadline(deadline);
+        Self::with_daemon(backing, Daemon::builder().deadline(deadline), prepare)
+    }
+
+    /// Guards a directory with a daemon of these options.
+    pub(crate) fn with_daemon(backing: Backing, daemon: DaemonBuilder, prepare: impl FnOnce(&Path)) -> Self {
         let mount = GuardMount::builder().backing(backing).daemon(daemon).mount_prepared(prepare);
         Self { mount, outside: Scratch::new() }
     }

@@ -3,7 +3,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Daemon, children, kill, wait_for};
+use harness::{Daemon, children, is_alive, kill, wait_for};
 use rustix::process::Signal;
 
 use super::random::Random;
@@ -82,7 +82,7 @@ impl Killer {
         kill(dead, Signal::KILL);
         self.killed += 1;
         self.worker = wait_for("another worker", APPEARS_WITHIN, || {
-            children(keeper).into_iter().find(|pid| *pid != dead)
+            children(keeper).into_iter().find(|pid| *pid != dead && is_alive(*pid))
         });
         self.appeared = Instant::now();
     }

@@ -55,19 +55,22 @@ fn every_file_is_on_the_host_after_all_processes_and_the_state_are_gone() {
     assert_eq!(unmount_below(&mount.daemon().runtime_dir()), []);
     fs::remove_dir_all(mount.daemon().state_dir()).unwrap();
 
-    assert_eq!(tree::read(&dir), through_the_guard);
+    tree::assert_same(&[("through the guard", &through_the_guard), ("plain", &tree::read(&dir))]);
 }
 
 #[test]
 fn what_was_there_before_is_seen_unchanged_through_the_guard() {
     require!(fuse);
-    let mut before = None;
+    let mut before = tree::Tree::new();
     let mount = GuardMount::builder().mount_prepared(|dir| {
         fill(dir);
-        before = Some(tree::read(dir));
+        before = tree::read(dir);
     });
-    assert_eq!(Some(tree::read(mount.path())), before);
-    assert_eq!(Some(tree::read(mount.backing_path())), before);
+    tree::assert_same(&[
+        ("before", &before),
+        ("through the guard", &tree::read(mount.path())),
+        ("below the mount", &tree::read(mount.backing_path())),
+    ]);
 }
 
 #[test]

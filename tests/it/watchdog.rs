@@ -94,6 +94,11 @@ fn limit_can_be_set_and_a_killed_worker_is_told_with_its_signal() {
     let status = status_of_generation(&mount, 2);
     let signalled = &status.events[0];
     assert!(signalled.reason.contains("SIGKILL") && signalled.stall_ms.is_some(), "{signalled:?}");
+    let mounted = |line: &String| line.contains("workspace mounted") && line.contains(&mount.workspace().id);
+    assert!(signalled.log.iter().any(mounted), "the last lines are missing: {signalled:?}");
+    assert!(mount.daemon().log().contains(&signalled.log[0]), "{signalled:?} is not in the log");
+    let text = mount.daemon().cli(["status"]).ok();
+    assert!(text.contains("last lines of worker 1:") && text.contains("workspace mounted"), "{text}");
     stop(status.worker_pid);
     let started = Instant::now();
     fs::write(mount.path().join("file"), "waited").unwrap();

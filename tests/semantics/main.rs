@@ -34,6 +34,8 @@ mod model;
 #[cfg(test)]
 mod open_modes;
 #[cfg(test)]
+mod overtaken;
+#[cfg(test)]
 mod ownership;
 #[cfg(test)]
 mod privileges;

@@ -1,13 +1,16 @@
-//! `wsguard daemon`: the one command that enters `wsguard-fs`.
+//! `wsguard daemon`: the one command that enters `wsguard-fs`, and what is done to a daemon that runs.
+
+pub mod upgrade;
 
 use std::error::Error;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use wsguard_api::ErrorCode;
 use wsguard_fs::daemon::{self, DaemonError, DaemonOptions, WorkerEnd};
 
 use crate::error::{CliError, ExitStatus};
 use crate::help;
+use crate::output::Printer;
 use crate::settings::Settings;
 
 /// Run the daemon that holds and answers the guarded mounts
@@ -19,6 +22,7 @@ use crate::settings::Settings;
     &[
         ("sudo wsguard daemon", "Run it under a supervisor"),
         ("sudo wsguard daemon --state-dir /srv/s --runtime-dir /run/s", "A second one, beside the first"),
+        ("sudo wsguard daemon upgrade", "Go on with the binary that was installed meanwhile"),
     ],
     &[
         ExitStatus::Success,
@@ -38,13 +42,33 @@ pub struct DaemonArgs {
     /// Leave the terminal's session first, as `wsguard mount` wants it
     #[arg(long, hide = true, conflicts_with = "worker")]
     pub detached: bool,
+    /// Tell which versions this build works with, for a daemon that is to be upgraded to it
+    #[arg(long, hide = true, conflicts_with_all = ["worker", "detached"])]
+    pub versions: bool,
+    /// What to do to the daemon that runs.
+    #[command(subcommand)]
+    pub action: Option<DaemonAction>,
 }
 
-/// Runs the daemon until it is told to end.
+/// What can be done to a daemon that runs.
+#[derive(Debug, Subcommand)]
+#[expect(missing_docs, reason = "the doc comment of each argument struct is the help text of its command")]
+pub enum DaemonAction {
+    Upgrade(upgrade::UpgradeArgs),
+}
+
+/// Runs the daemon until it is told to end, or does something to the one that runs.
 ///
 /// # Errors
 /// Fails if the daemon cannot start or ends otherwise than on request.
-pub fn run(args: &DaemonArgs, settings: &Settings) -> Result<ExitStatus, CliError> {
+pub fn run(args: &DaemonArgs, settings: &Settings, printer: &mut Printer) -> Result<ExitStatus, CliError> {
+    if let Some(DaemonAction::Upgrade(args)) = &args.action {
+        return upgrade::run(args, settings, printer);
+    }
+    if args.versions {
+        printer.data(&format!("{}\n", daemon::versions()))?;
+        return Ok(ExitStatus::Success);
+    }
     let options = DaemonOptions {
         state_dir: settings.state_dir.clone(),
         runtime_dir: settings.runtime_dir.clone(),

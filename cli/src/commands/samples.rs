@@ -2,7 +2,8 @@
 //! worker.
 
 use wsguard_api::{
-    BackingInfo, Coherence, DaemonStatus, DataPath, Ownership, WorkerEvent, Workspace, WorkspaceState,
+    BackingInfo, Coherence, DaemonStatus, DataPath, Ownership, Program, WorkerEvent, Workspace,
+    WorkspaceState,
 };
 
 use crate::output::{Verbosity, View};
@@ -51,6 +52,11 @@ pub(crate) fn workspace(name: &str) -> Workspace {
     }
 }
 
+pub(crate) fn program(version: &str) -> Program {
+    let build = "2029-12-31T23:59:59Z".to_owned();
+    Program { version: version.to_owned(), build, path: "/usr/bin/wsguard".into() }
+}
+
 pub(crate) fn plain(text: &str) -> String {
     anstream::adapter::strip_str(text).to_string()
 }
@@ -65,6 +71,8 @@ pub(crate) fn status() -> DaemonStatus {
         schema: 1,
         generated_at: "2030-01-01T12:00:00Z".into(),
         version: env!("CARGO_PKG_VERSION").into(),
+        worker: Some(program(env!("CARGO_PKG_VERSION"))),
+        keeper: Some(program(env!("CARGO_PKG_VERSION"))),
         keeper_pid: 100,
         worker_pid: 101,
         generation: 3,
@@ -75,14 +83,17 @@ pub(crate) fn status() -> DaemonStatus {
                 generation: 1,
                 reason: "signal: 9 (SIGKILL)".into(),
                 stall_ms: Some(84),
+                log: Vec::new(),
             },
             WorkerEvent {
                 at: "2030-01-01T11:55:00Z".into(),
                 generation: 2,
                 reason: "hung: no heartbeat for 5.0 s".into(),
                 stall_ms: Some(61),
+                log: vec!["INFO workspace mounted".into(), "WARN the last words".into()],
             },
         ],
+        upgrades: Vec::new(),
         resent_requests: 14,
         started_at: "2030-01-01T09:00:00Z".into(),
         state_dir: "/var/lib/wsguard".into(),

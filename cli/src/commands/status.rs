@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
-use wsguard_api::{DaemonStatus, WorkerEvent, WorkspaceState};
+use wsguard_api::{DaemonStatus, Program, UpgradeEvent, UpgradeOutcome, WorkerEvent, WorkspaceState};
 
 use crate::client::Client;
 use crate::commands::workspace_rows::{
@@ -62,6 +62,7 @@ fn screen(status: &DaemonStatus, socket: &str, view: &View) -> String {
             text.push('\n');
             text.push_str(&table(status, view));
         }
+        text.push_str(&last_words(status));
     }
     let remarks = status.workspaces.iter().flat_map(|workspace| remarks(workspace, view));
     let warnings: Vec<String> = status.warnings.iter().cloned().chain(remarks).collect();
@@ -83,6 +84,8 @@ fn daemon_facts(status: &DaemonStatus, socket: &str, view: &View) -> Vec<(&'stat
         ("restarts", restarts_line(status)),
     ];
     facts.extend(status.events.last().map(|event| ("last", last_death_line(event, view.now))));
+    facts.extend(status.upgrades.last().map(|event| ("upgrade", upgrade_line(event, view.now))));
+    facts.extend(older_keeper_line(status).map(|line| ("keeper", line)));
     facts.extend([
         ("kernel", status.kernel.clone()),
         ("socket", socket.to_owned()),
@@ -133,6 +136,47 @@ fn last_death_line(event: &WorkerEvent, now: Timestamp) -> String {
     line
 }
 
+fn upgrade_line(event: &UpgradeEvent, now: Timestamp) -> String {
+    let outcome = match &event.outcome {
+        UpgradeOutcome::Switching => "is under way".to_owned(),
+        UpgradeOutcome::Done { generation, stall_ms: None } => format!("done by worker {generation}"),
+        UpgradeOutcome::Done { generation, stall_ms: Some(stall) } => {
+            format!("done by worker {generation}; answers again after {}", elapsed_ms(*stall))
+        }
+        UpgradeOutcome::Failed { reason } => format!("failed, {}", printable(reason)),
+        UpgradeOutcome::RolledBack { reason } => format!("undone, {}", printable(reason)),
+    };
+    let (from, to) = (printable(&event.from.version), printable(&event.to.version));
+    format!("{}, {from} to {to}: {outcome}", ago(&event.at, now))
+}
+
+/// The keeper is replaced by a restart only; said as long as that makes a difference.
+fn older_keeper_line(status: &DaemonStatus) -> Option<String> {
+    let (keeper, worker) = (status.keeper.as_ref()?, status.worker.as_ref()?);
+    let build = |program: &Program| (program.version.clone(), program.build.clone());
+    (build(keeper) != build(worker)).then(|| {
+        format!(
+            "wsguard {} of {}, worker {} of {}",
+            printable(&keeper.version),
+            printable(&keeper.build),
+            printable(&worker.version),
+            printable(&worker.build)
+        )
+    })
+}
+
+/// What the worker that died last had logged before.
+fn last_words(status: &DaemonStatus) -> String {
+    let Some(event) = status.events.last().filter(|event| !event.log.is_empty()) else {
+        return String::new();
+    };
+    let mut text = format!("\nlast lines of worker {}:\n", event.generation);
+    for line in &event.log {
+        text.push_str(&format!("  {}\n", printable(line)));
+    }
+    text
+}
+
 fn workspaces_line(status: &DaemonStatus) -> String {
     if status.workspaces.is_empty() {
         return "none; guard one with `sudo wsguard mount DIR`".to_owned();
@@ -181,7 +225,7 @@ fn table(status: &DaemonStatus, view: &View) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::samples::{plain, status, view};
+    use crate::commands::samples::{plain, program, status, view};
 
     #[test]
     fn screen_fits_80_columns_and_24_lines() {
@@ -214,11 +258,44 @@ mod tests {
     #[test]
     fn status_of_an_older_daemon_is_understood() {
         let mut value = serde_json::to_value(status()).unwrap();
-        for field in ["restarts", "events", "resent_requests"] {
+        for field in ["restarts", "events", "resent_requests", "upgrades", "keeper", "worker"] {
             value.as_object_mut().unwrap().remove(field).unwrap();
         }
         let status: DaemonStatus = serde_json::from_value(value).unwrap();
         assert_eq!((status.restarts, status.events.len(), status.resent_requests), (0, 0, 0));
+    }
+
+    #[test]
+    fn last_lines_of_a_dead_worker_are_shown() {
+        let text = plain(&screen(&status(), "/s", &view(Some(80))));
+        assert!(
+            text.contains("last lines of worker 2:\n  INFO workspace mounted\n  WARN the last"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn upgrades_and_a_keeper_of_another_build_are_told() {
+        let outcomes = [
+            (UpgradeOutcome::Switching, "0.0.9 to 0.1.0: is under way"),
+            (
+                UpgradeOutcome::Done { generation: 3, stall_ms: Some(61) },
+                "done by worker 3; answers again after 61 ms",
+            ),
+            (UpgradeOutcome::Failed { reason: "exit status: 1".into() }, "failed, exit status: 1"),
+            (UpgradeOutcome::RolledBack { reason: "3 died".into() }, "undone, 3 died"),
+        ];
+        for (outcome, value) in outcomes {
+            let at = "2030-01-01T11:55:00Z".to_owned();
+            let upgrade =
+                UpgradeEvent { number: 1, at, from: program("0.0.9"), to: program("0.1.0"), outcome };
+            let upgraded =
+                DaemonStatus { upgrades: vec![upgrade], keeper: Some(program("0.0.9")), ..status() };
+            let text = plain(&screen(&upgraded, "/s", &view(None)));
+            assert!(text.contains("5 min ago, 0.0.9 to") && text.contains(value), "{value}:\n{text}");
+            assert!(text.contains("keeper      wsguard 0.0.9 of 2029"), "{text}");
+        }
+        assert!(!plain(&screen(&status(), "/s", &view(None))).contains("keeper  "));
     }
 
     #[test]

@@ -22,11 +22,13 @@
 //! | `GET /quota/explain?path=PATH` | – | [`Explanation`] |
 //! | `GET /quota/audit?limit=N` | – | [`AuditList`] |
 //! | `POST /quota/check` | [`CheckRequest`] | [`CheckReport`] |
+//! | `POST /upgrade` | [`UpgradeRequest`] | [`UpgradeAccepted`] |
 //!
 //! Every error answer is an [`ApiError`] with the HTTP status of its [`ErrorCode`].
 
 mod error;
 mod quota;
+mod upgrade;
 mod workspace;
 
 pub use error::{ApiError, ErrorCode};
@@ -36,6 +38,7 @@ pub use quota::{
     PolicyTarget, QuotaChange, QuotaEdit, QuotaErrno, QuotaField, QuotaHit, QuotaMode, QuotaPlan,
     QuotaReport, QuotaRequest, QuotaRow, QuotaState, ScopeRef, Usage,
 };
+pub use upgrade::{Program, UpgradeAccepted, UpgradeEvent, UpgradeOutcome, UpgradeRequest};
 pub use workspace::{
     BackingInfo, ChangedOutside, Coherence, DaemonStatus, DataPath, MountAllFailure, MountAllReport,
     MountRequest, MountUser, Ownership, ShutdownReport, SyncReport, SyncRequest, UmountReport,

@@ -2,6 +2,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::upgrade::{Program, UpgradeEvent};
+
 /// Who new files belong to and what an unprivileged workspace may not hold (SEMANTICS.md, "Ownership").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -200,6 +202,9 @@ pub struct WorkerEvent {
     /// From the death to the moment when its successor served every mount again, milliseconds. Absent if nothing
     /// was mounted, or if the successor died on the way there: then the whole wait is told at that one.
     pub stall_ms: Option<u64>,
+    /// The last lines that it logged, for root only, and for the last few workers only.
+    #[serde(default)]
+    pub log: Vec<String>,
 }
 
 /// The daemon and everything it holds.
@@ -209,20 +214,29 @@ pub struct DaemonStatus {
     pub schema: u32,
     /// RFC 3339.
     pub generated_at: String,
-    /// Version of the daemon's binary.
+    /// Version of the worker's program.
     pub version: String,
+    /// The worker's program; absent if the daemon is older than this field.
+    #[serde(default)]
+    pub worker: Option<Program>,
+    /// The keeper's program, which an upgrade leaves as it is; absent if the daemon is older than this field.
+    #[serde(default)]
+    pub keeper: Option<Program>,
     /// Pid of the keeper, which holds the mounts.
     pub keeper_pid: u32,
     /// Pid of the worker, which answers them.
     pub worker_pid: u32,
     /// How many workers this keeper has started, this one included.
     pub generation: u64,
-    /// How many workers died and were replaced.
+    /// How many workers died and were replaced; those that made room for another program are not among them.
     #[serde(default)]
     pub restarts: u64,
     /// Their ends, newest last, twenty at most.
     #[serde(default)]
     pub events: Vec<WorkerEvent>,
+    /// Switches to another program, newest last, five at most.
+    #[serde(default)]
+    pub upgrades: Vec<UpgradeEvent>,
     /// Requests that were under way when a worker died and that the kernel sent again to its successor; of the
     /// mounts that there are, each since it was made.
     #[serde(default)]

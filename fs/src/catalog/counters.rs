@@ -42,7 +42,6 @@ pub(crate) struct CounterStore {
     connection: Connection,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "as the type"))]
 impl CounterStore {
     /// Opens the catalog below `state_dir` a second time; it must have been opened as a [`Catalog`] before.
     ///

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{CatalogError, classify};
 
 /// The format this version writes; `PRAGMA user_version` of the file. 0 is a new file.
-pub(super) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 2;
 
 /// `STEPS[n]` leads from format `n` to `n + 1`; never changed once released.
 const STEPS: [&str; VERSION as usize] = [

@@ -17,11 +17,13 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use wsguard_api::{
     API_PREFIX, ApiError, DaemonStatus, ErrorCode, MountAllReport, MountRequest, SCHEMA_VERSION,
-    ShutdownReport, SyncReport, SyncRequest, UmountReport, Workspace, WorkspaceList,
+    ShutdownReport, SyncReport, SyncRequest, UmountReport, UpgradeAccepted, UpgradeRequest, Workspace,
+    WorkspaceList,
 };
 
 use super::peer::Peer;
 use super::status::{WorkerFacts, status};
+use crate::catalog::CATALOG_FORMAT;
 use crate::workspaces::{AfterUnmount, Job, Jobs, Registry, Reply, stopping_error};
 
 /// Largest request body, bytes.
@@ -66,6 +68,7 @@ pub(super) fn router(facts: WorkerFacts, registry: Arc<Registry>, jobs: Jobs) ->
         .route("/sync", post(post_sync))
         .route("/shutdown", post(post_shutdown))
         .merge(super::quota::router())
+        .route("/upgrade", post(post_upgrade))
         .method_not_allowed_fallback(wrong_method);
     Router::new()
         .nest(API_PREFIX, routes)
@@ -162,6 +165,27 @@ async fn post_sync(
 async fn post_shutdown(State(shared): Context, ConnectInfo(peer): Caller) -> Answer<ShutdownReport> {
     peer.require_root()?;
     Ok(Json(ask(&shared.jobs, |reply| Job::Shutdown(Some(reply))).await?))
+}
+
+async fn post_upgrade(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<UpgradeAccepted> {
+    peer.require_root()?;
+    let request: UpgradeRequest = parse(body, BODY_LIMIT)?;
+    if let Some(relative) = request.binary.as_ref().filter(|path| !path.is_absolute()) {
+        let message = format!("the path of a program has to be absolute, not {}", relative.display());
+        return Err(ApiError::new(ErrorCode::InvalidRequest, message).into());
+    }
+    let link = shared.facts.link();
+    // Its own thread: the program is asked what it can do, and other requests must not wait for that.
+    let answer = tokio::task::spawn_blocking(move || link.upgrade(request.binary, CATALOG_FORMAT)).await;
+    match answer {
+        Ok(Ok(accepted)) => Ok(Json(accepted)),
+        Ok(Err(error)) => Err(error.to_api().into()),
+        Err(_) => Err(ApiError::new(ErrorCode::Internal, "the request for an upgrade panicked").into()),
+    }
 }
 
 /// Hands a job to the driver and waits for its result.

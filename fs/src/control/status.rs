@@ -5,21 +5,30 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use rustix::process::Resource;
-use wsguard_api::{DaemonStatus, SCHEMA_VERSION};
+use wsguard_api::{DaemonStatus, Program, SCHEMA_VERSION, WorkerEvent};
 
 use crate::config::Config;
-use crate::keeper_link::History;
+use crate::keeper_link::{History, KeeperLink};
 use crate::workspaces::{Registry, Viewer};
 
 /// How long a worker must live until the deaths before it are past.
 const CRASH_LOOP_SHOWN: SignedDuration = SignedDuration::from_secs(60);
 
+/// What the keeper told about itself, this worker and those before it.
+#[derive(Clone, Debug)]
+pub(crate) struct Greeted {
+    pub(crate) keeper_pid: u32,
+    pub(crate) generation: u64,
+    pub(crate) keeper: Program,
+    pub(crate) program: Program,
+    pub(crate) history: Arc<History>,
+}
+
 /// What does not change as long as a worker runs.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkerFacts {
-    keeper_pid: u32,
-    generation: u64,
-    history: Arc<History>,
+    link: Arc<KeeperLink>,
+    greeted: Greeted,
     started_at: Timestamp,
     state_dir: PathBuf,
     runtime_dir: PathBuf,
@@ -29,11 +38,10 @@ pub(crate) struct WorkerFacts {
 
 impl WorkerFacts {
     /// Notes them for a worker that starts now.
-    pub(crate) fn new(config: &Config, keeper_pid: u32, generation: u64, history: Arc<History>) -> Self {
+    pub(crate) fn new(config: &Config, link: Arc<KeeperLink>, greeted: Greeted) -> Self {
         Self {
-            keeper_pid,
-            generation,
-            history,
+            link,
+            greeted,
             started_at: Timestamp::now(),
             state_dir: config.state_dir.clone(),
             runtime_dir: config.runtime_dir.clone(),
@@ -46,6 +54,11 @@ impl WorkerFacts {
     pub(super) fn admin_group(&self) -> &str {
         &self.admin_group
     }
+
+    /// Returns the way to the keeper.
+    pub(super) fn link(&self) -> Arc<KeeperLink> {
+        Arc::clone(&self.link)
+    }
 }
 
 pub(super) fn status(facts: &WorkerFacts, registry: &Registry, viewer: Viewer) -> DaemonStatus {
@@ -53,11 +66,14 @@ pub(super) fn status(facts: &WorkerFacts, registry: &Registry, viewer: Viewer) -
         schema: SCHEMA_VERSION,
         generated_at: Timestamp::now().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        keeper_pid: facts.keeper_pid,
+        worker: Some(facts.greeted.program.clone()),
+        keeper: Some(facts.greeted.keeper.clone()),
+        keeper_pid: facts.greeted.keeper_pid,
         worker_pid: std::process::id(),
-        generation: facts.generation,
-        restarts: facts.generation.saturating_sub(1),
-        events: facts.history.events(),
+        generation: facts.greeted.generation,
+        restarts: facts.greeted.history.deaths(),
+        events: events(facts, viewer),
+        upgrades: facts.greeted.history.upgrades(),
         resent_requests: registry.resent_requests(),
         started_at: facts.started_at.to_string(),
         state_dir: facts.state_dir.clone(),
@@ -73,15 +89,25 @@ pub(super) fn status(facts: &WorkerFacts, registry: &Registry, viewer: Viewer) -
     }
 }
 
+/// Log lines name what belongs to other users.
+fn events(facts: &WorkerFacts, viewer: Viewer) -> Vec<WorkerEvent> {
+    let mut events = facts.greeted.history.events();
+    if viewer != Viewer::Root {
+        events.iter_mut().for_each(|event| event.log.clear());
+    }
+    events
+}
+
 /// Workers that die right after their start, again and again, show nothing else than this in the moments in
 /// between.
 fn crash_loop_warning(facts: &WorkerFacts) -> Option<String> {
-    let deaths = facts.history.young_deaths();
+    let deaths = facts.greeted.history.young_deaths();
     let is_new = Timestamp::now().duration_since(facts.started_at) < CRASH_LOOP_SHOWN;
     if deaths < 2 || !is_new {
         return None;
     }
-    let last = facts.history.events().pop().map_or_else(String::new, |event| format!(" ({})", event.reason));
+    let last =
+        facts.greeted.history.events().pop().map_or_else(String::new, |event| format!(" ({})", event.reason));
     Some(format!("the worker died {deaths} times right after its start{last}; see the daemon's log"))
 }
 

@@ -1,29 +1,40 @@
 //! The keeper: one thread, one poll(2) loop, no filesystem logic.
 //!
 //! It owns what must outlive a worker: each session's `/dev/fuse` descriptor, its state memory file and the
-//! detached clone of its backing directory. Every worker gets all of them at its start and goes on where the one
-//! before it died; requests wait meanwhile. A worker that hangs is killed (`watchdog`), and its successor gets the
-//! descriptors only when it is known to be gone. Workers that die one after the other, each soon after its start, end
-//! in the keeper giving up: it exits, the connections with it, and the dead mounts answer ENOTCONN instead of
-//! hanging.
+//! detached clone of its backing directory, and the control socket, so that a client that connects while there is no
+//! worker waits for the next one. Every worker gets all of it at its start and goes on where the one before it died;
+//! requests wait meanwhile. A worker that hangs is killed (`watchdog`), and its successor gets the descriptors only
+//! when it is known to be gone. Workers that die one after the other, each soon after its start, end in the keeper
+//! giving up: it exits, the connections with it, and the dead mounts answer ENOTCONN instead of hanging.
+//!
+//! It waits for nothing without a limit: a dead worker of which something is left in the kernel when the keeper ends is
+//! freed by ending its connections (`connections`).
 
-use std::collections::BTreeMap;
+mod connections;
+mod program;
+mod sessions;
+mod upgrade;
+mod worker;
+
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{MemfdFlags, Mode, OFlags};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tracing::{debug, error, info, warn};
-use wsguard_api::{ApiError, ErrorCode};
+use wsguard_api::{ApiError, ErrorCode, Program};
 
+use self::program::ProgramFile;
+use self::sessions::Sessions;
+use self::upgrade::{Probation, Upgrade};
+use self::worker::{RunningWorker, Unreaped};
 use super::DaemonError;
-use super::threads::{Threads, has_ended};
-use super::watchdog::{Verdict, Watchdog};
+use super::directories::mounts_dir;
+use super::threads;
+use super::watchdog::Watchdog;
 use crate::config::Config;
-use crate::keeper_link::{Channel, ChannelError, PROTOCOL_VERSION, Past, SessionId, ToKeeper, ToWorker};
+use crate::control::{self, ControlSocket};
+use crate::keeper_link::{ChannelError, PROTOCOL_VERSION, Past, ToKeeper, ToWorker};
+use crate::mounting::mountinfo::MountTable;
 use crate::sys::signals::{Signal, Signals};
 
 /// How long a worker may take to unmount everything. Service managers wait 10 s in the promise we make.
@@ -38,90 +49,11 @@ const YOUNG: Duration = Duration::from_millis(500);
 /// The pause before the second start after a death; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a worker may leave its socket full before it is killed as hung.
-const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long what is left of a dead worker may take to end by itself when the keeper ends.
+const LEAVE_PATIENCE: Duration = Duration::from_millis(300);
 
-/// What one session needs to outlive its worker.
-#[derive(Debug)]
-struct HeldSession {
-    workspace: String,
-    device: OwnedFd,
-    state: OwnedFd,
-    root: Option<OwnedFd>,
-    notes: String,
-}
-
-/// A worker that runs.
-#[derive(Debug)]
-struct RunningWorker {
-    child: Child,
-    exited: OwnedFd,
-    channel: Channel,
-    /// The channel is at its end; only the exit status is still to come.
-    is_silent: bool,
-    fatal: Option<ApiError>,
-    is_stopped: bool,
-    /// It has told that everything is taken over.
-    is_settled: bool,
-    watchdog: Watchdog,
-    /// Why it was killed by the keeper.
-    hung: Option<String>,
-    /// It was said that the backing hangs.
-    is_excused: bool,
-    started: Instant,
-}
-
-impl RunningWorker {
-    /// Kills it if it hangs. Its end is then seen like any other.
-    fn judge(&mut self) -> Result<(), DaemonError> {
-        if self.hung.is_some() {
-            return Ok(());
-        }
-        let pid = self.child.id();
-        let waits_below = || match Threads::of(pid) {
-            Ok(threads) => threads.waits_below,
-            Err(error) => {
-                // If it is gone, the loop finds out by itself; nobody is killed on a guess.
-                warn!(worker = pid, error = %error, "threads of the worker cannot be looked at");
-                true
-            }
-        };
-        match self.watchdog.look(Instant::now(), waits_below) {
-            Verdict::Alive => self.is_excused = false,
-            Verdict::BackingHangs(reason) if !self.is_excused => {
-                warn!(
-                    worker = pid,
-                    reason, "worker is not killed: it waits for the files below, the backing hangs"
-                );
-                self.is_excused = true;
-            }
-            Verdict::BackingHangs(_) => {}
-            Verdict::Hung(reason) => {
-                error!(worker = pid, reason, "worker is killed");
-                self.kill(reason)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether it is dead but for threads that only its successor can free; see [`Threads`].
-    fn is_left_behind(&self) -> bool {
-        let pid = self.child.id();
-        match has_ended(pid).and_then(|has_ended| Ok(has_ended && Threads::of(pid)?.is_left_behind)) {
-            Ok(is_left_behind) => is_left_behind,
-            Err(error) => {
-                warn!(worker = pid, error = %error, "threads of the worker cannot be looked at");
-                false
-            }
-        }
-    }
-
-    fn kill(&mut self, reason: String) -> Result<(), DaemonError> {
-        self.child.kill().map_err(|source| DaemonError::Keeper { action: "kill the worker", source })?;
-        self.hung = Some(reason);
-        Ok(())
-    }
-}
+/// How long it may take after its connections were ended.
+const ABORT_PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// What the loop does after an event.
 enum Next {
@@ -134,49 +66,113 @@ enum Next {
 pub(super) struct Keeper {
     config: Config,
     signals: Signals,
-    sessions: BTreeMap<SessionId, HeldSession>,
-    last_session: u64,
+    control: ControlSocket,
+    sessions: Sessions,
     generation: u64,
     /// How workers ended, with the number of those that died young since the last one that lived longer.
     past: Past,
-    /// Dead workers with threads that have not ended when their successors were started.
-    unreaped: Vec<Child>,
+    /// What this process runs.
+    own: Program,
+    /// What workers run.
+    program: ProgramFile,
+    upgrade: Option<Upgrade>,
+    probation: Option<Probation>,
+    /// Dead children that have not been waited for: workers that the kernel was still clearing up after when their
+    /// successors were started, and programs that were asked for their versions.
+    unreaped: Vec<Unreaped>,
     stop_deadline: Option<Instant>,
 }
 
 impl Keeper {
-    /// Blocks the signals, before any thread exists.
+    /// Blocks the signals, before any thread exists, and listens on the control socket.
     pub(super) fn new(config: Config) -> Result<Self, DaemonError> {
         let signals = Signals::block()
             .map_err(|errno| DaemonError::Keeper { action: "block its signals", source: errno.into() })?;
+        let program = ProgramFile::own()
+            .map_err(|source| DaemonError::Keeper { action: "find its own program", source })?;
+        let control = control::bind(&config.runtime_dir).map_err(DaemonError::Control)?;
         Ok(Self {
             config,
             signals,
-            sessions: BTreeMap::new(),
-            last_session: 0,
+            control,
+            sessions: Sessions::default(),
             generation: 0,
             past: Past::default(),
+            own: program.program.clone(),
+            program,
+            upgrade: None,
+            probation: None,
             unreaped: Vec::new(),
             stop_deadline: None,
         })
     }
 
-    /// Starts workers until one stops on purpose.
+    /// Starts workers until one stops on purpose, and leaves nothing that hangs.
     pub(super) fn run(mut self) -> Result<(), DaemonError> {
         info!(pid = std::process::id(), state_dir = %self.config.state_dir.display(),
             runtime_dir = %self.config.runtime_dir.display(), "keeper started");
+        self.end_abandoned_connections();
+        let result = self.supervise();
+        self.leave();
+        result
+    }
+
+    /// What a keeper before this one left behind is dead, but a thread of its worker may hang in it. Nobody else can
+    /// be using mounts in our runtime directory, which is locked.
+    fn end_abandoned_connections(&self) {
+        let mounts_dir = mounts_dir(&self.config);
+        let table = match MountTable::read() {
+            Ok(table) => table,
+            Err(error) => {
+                error!(error = %error, "mount table cannot be read");
+                return;
+            }
+        };
+        let ours: Vec<u32> = self.sessions.connections().collect();
+        let mut abandoned: Vec<u32> = table
+            .below(&mounts_dir)
+            .filter(|entry| entry.is_wsguard() && !ours.contains(&entry.device.minor))
+            .map(|entry| entry.device.minor)
+            .collect();
+        abandoned.sort_unstable();
+        abandoned.dedup();
+        if abandoned.is_empty() {
+            return;
+        }
+        match connections::abort(abandoned) {
+            Ok(aborted) => info!(aborted, "connections of an earlier daemon are ended"),
+            Err(errno) => {
+                warn!(errno = errno.raw_os_error(), "connections of an earlier daemon are not ended");
+            }
+        }
+    }
+
+    fn supervise(&mut self) -> Result<(), DaemonError> {
         loop {
-            let mut worker = self.start_worker()?;
-            let reason = loop {
-                match self.wait(&mut worker)? {
-                    Some(reason) => break reason,
-                    None => continue,
+            let mut worker = match self.start_worker() {
+                Ok(worker) => worker,
+                Err(error) => {
+                    if self.end_step_of_upgrade(None, &crate::error_chain::one_line(&error)) {
+                        continue;
+                    }
+                    return Err(error);
                 }
             };
-            if let Next::Exit(result) = self.bury(&worker, &reason) {
+            let ended = loop {
+                match self.wait(&mut worker) {
+                    Ok(None) => {}
+                    Ok(Some(reason)) => break Ok(reason),
+                    Err(error) => break Err(error),
+                }
+            };
+            let next = match ended {
+                Ok(reason) => self.bury(&worker, &reason),
+                Err(error) => Next::Exit(Err(error)),
+            };
+            self.unreaped.push(worker.into_unreaped());
+            if let Next::Exit(result) = next {
                 return result;
             }
-            self.unreaped.push(worker.child);
             self.reap();
             if self.pause()? {
                 info!("keeper stopped");
@@ -185,9 +181,38 @@ impl Keeper {
         }
     }
 
-    /// Waits for workers whose last threads have ended by now; for all others that is done already.
+    /// Sees to it that nobody waits for a worker any more when the keeper is gone.
+    fn leave(&mut self) {
+        let check = self.cancel_check();
+        self.unreaped.extend(check.map(Unreaped::unwatched));
+        if self.is_reaped_within(LEAVE_PATIENCE) {
+            return;
+        }
+        match connections::abort(self.sessions.connections()) {
+            Ok(aborted) => warn!(aborted, "something of a worker hangs; its connections are ended"),
+            Err(errno) => error!(errno = errno.raw_os_error(), "connections cannot be ended"),
+        }
+        if !self.is_reaped_within(ABORT_PATIENCE) {
+            for unreaped in &self.unreaped {
+                error!(worker = unreaped.child.id(), "something of a worker hangs on; the keeper ends without it");
+            }
+        }
+    }
+
+    fn is_reaped_within(&mut self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            self.reap();
+            if self.unreaped.is_empty() || Instant::now() >= deadline {
+                return self.unreaped.is_empty();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits for children that have ended by now.
     fn reap(&mut self) {
-        self.unreaped.retain_mut(|child| match child.try_wait() {
+        self.unreaped.retain_mut(|Unreaped { child, .. }| match child.try_wait() {
             Ok(None) => true,
             Ok(Some(_)) => false,
             Err(error) => {
@@ -198,42 +223,14 @@ impl Keeper {
     }
 
     fn start_worker(&mut self) -> Result<RunningWorker, DaemonError> {
-        let (channel, theirs) = Channel::pair().map_err(|error| keeper_error("make a socket", error))?;
-        channel
-            .limit_sending(SEND_TIMEOUT)
-            .map_err(|error| keeper_error("limit the time on a socket", error))?;
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0("wsguard").args(["daemon", "--worker", "--state-dir"]).arg(&self.config.state_dir);
-        command.arg("--runtime-dir").arg(&self.config.runtime_dir);
-        if let Some(file) = &self.config.file {
-            command.arg("--config").arg(file);
-        }
-        // In its own process group, so that a Ctrl-C in the terminal reaches the keeper alone, which then stops
-        // the worker in order.
-        command.stdin(Stdio::from(theirs)).process_group(0);
-        let child =
-            command.spawn().map_err(|source| DaemonError::Keeper { action: "start a worker", source })?;
-        // The command owns the worker's end of the socket; as long as it lives, no end of file is seen.
-        drop(command);
-        let pid = Pid::from_child(&child);
-        let exited = pidfd_open(pid, PidfdFlags::empty())
-            .map_err(|errno| DaemonError::Keeper { action: "watch the worker", source: errno.into() })?;
+        let mut worker = RunningWorker::start(&self.program, &self.config)?;
         self.generation += 1;
-        info!(worker = child.id(), generation = self.generation, "worker started");
-        let mut worker = RunningWorker {
-            child,
-            exited,
-            channel,
-            is_silent: false,
-            fatal: None,
-            is_stopped: false,
-            is_settled: false,
-            watchdog: Watchdog::new(self.config.watchdog, Instant::now()),
-            hung: None,
-            is_excused: false,
-            started: Instant::now(),
-        };
+        info!(worker = worker.child.id(), generation = self.generation, "worker started");
         self.greet(&mut worker)?;
+        if self.stop_deadline.is_some() {
+            // Told while there was nobody to hear it.
+            tell(&worker, &ToWorker::Shutdown);
+        }
         Ok(worker)
     }
 
@@ -245,17 +242,14 @@ impl Keeper {
             keeper_pid: std::process::id(),
             sessions: self.sessions.len(),
             past: self.past.clone(),
+            keeper: self.own.clone(),
+            program: self.program.program.clone(),
         };
-        let mut result = worker.channel.send(&hello, &[]);
-        for (session, held) in &self.sessions {
-            let message = ToWorker::Session {
-                session: *session,
-                workspace: held.workspace.clone(),
-                notes: held.notes.clone(),
-            };
-            let mut fds = vec![held.device.as_fd(), held.state.as_fd()];
-            fds.extend(held.root.as_ref().map(AsFd::as_fd));
-            result = result.and_then(|()| worker.channel.send(&message, &fds));
+        let mut result = worker.channel.send(&hello, &[self.control.as_fd(), worker.log.as_fd()]);
+        for (session, held) in self.sessions.iter() {
+            let message =
+                ToWorker::Session { session, workspace: held.workspace.clone(), notes: held.notes.clone() };
+            result = result.and_then(|()| worker.channel.send(&message, &held.descriptors()));
         }
         worker.watchdog = Watchdog::new(self.config.watchdog, Instant::now());
         match result {
@@ -271,26 +265,14 @@ impl Keeper {
 
     /// Waits for one event and acts on it. Returns why the worker ended, once it has.
     fn wait(&mut self, worker: &mut RunningWorker) -> Result<Option<String>, DaemonError> {
-        let (signalled, spoke, exited) = {
-            let mut fds =
-                vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&worker.exited, PollFlags::IN)];
-            if !worker.is_silent {
-                fds.push(PollFd::new(&worker.channel, PollFlags::IN));
-            }
-            let look = worker.watchdog.next_look(Instant::now());
-            poll(&mut fds, self.stop_deadline.into_iter().chain([look]).min())?;
-            worker.watchdog.note_time(Instant::now());
-            let ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
-            (ready(0), ready(2), ready(1))
-        };
+        let [signalled, spoke, exited, checked] = self.poll(worker)?;
         if signalled {
             self.take_signals(worker)?;
         }
+        self.go_on_with_upgrade(worker, checked)?;
         if spoke {
             self.listen(worker);
-            if self.stop_deadline.is_none() {
-                worker.judge()?;
-            }
+            self.judge(worker)?;
             // What it said last is read before its exit is looked at.
             return Ok(None);
         }
@@ -302,43 +284,82 @@ impl Keeper {
             return Ok(Some(worker.hung.clone().unwrap_or_else(|| status.to_string())));
         }
         if worker.is_left_behind() {
-            let reason = "it ended, but threads of it wait for answers of its successor";
-            warn!(
-                worker = worker.child.id(),
-                "worker is dead, its last threads end when its successor answers"
-            );
-            return Ok(Some(worker.hung.clone().unwrap_or_else(|| reason.to_owned())));
+            debug!(worker = worker.child.id(), "worker is dead, the kernel clears up after it");
+            let reason = match threads::exit_status(worker.child.id()) {
+                Ok(Some(status)) => status.to_string(),
+                Ok(None) | Err(_) => "it ended".to_owned(),
+            };
+            return Ok(Some(worker.hung.clone().unwrap_or(reason)));
         }
         if self.stop_deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            worker
-                .child
-                .kill()
-                .map_err(|source| DaemonError::Keeper { action: "kill the worker", source })?;
-            worker
-                .child
-                .wait()
-                .map_err(|source| DaemonError::Keeper { action: "reap the worker", source })?;
-            error!(seconds = STOP_TIMEOUT.as_secs(), "worker did not stop and was killed");
-            return Err(DaemonError::StopTimedOut { seconds: STOP_TIMEOUT.as_secs() });
+            let seconds = STOP_TIMEOUT.as_secs();
+            worker.kill(format!("it did not stop within {seconds} s"))?;
+            return Err(DaemonError::StopTimedOut { seconds });
         }
-        if self.stop_deadline.is_none() {
-            worker.judge()?;
-        }
+        self.judge(worker)?;
         Ok(None)
     }
 
-    fn take_signals(&mut self, worker: &RunningWorker) -> Result<(), DaemonError> {
+    /// Sleeps until something happens or has to be done. Returns whether there is a signal, a message, an end and an
+    /// answer of a program that was asked for its versions.
+    fn poll(&mut self, worker: &mut RunningWorker) -> Result<[bool; 4], DaemonError> {
+        let look = worker.watchdog.next_look(Instant::now());
+        let threads = worker.next_look_at_threads();
+        let step = self.upgrade.as_ref().map(Upgrade::deadline);
+        let deadline = self.stop_deadline.into_iter().chain(step).chain(threads).chain([look]).min();
+        let check = match &self.upgrade {
+            Some(Upgrade::Checking(check)) => Some(check),
+            Some(Upgrade::Draining { .. } | Upgrade::Trying { .. }) | None => None,
+        };
+        let mut fds =
+            vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&worker.exited, PollFlags::IN)];
+        let spoken = (!worker.is_silent).then(|| {
+            fds.push(PollFd::new(&worker.channel, PollFlags::IN));
+            fds.len() - 1
+        });
+        let checked = check.map(|check| {
+            fds.push(PollFd::new(check, PollFlags::IN));
+            fds.len() - 1
+        });
+        let companion = worker.companion.as_ref().map(|companion| {
+            fds.push(PollFd::new(companion, PollFlags::IN));
+            fds.len() - 1
+        });
+        let dead = fds.len();
+        fds.extend(self.unreaped.iter().filter_map(Unreaped::exited).map(|fd| PollFd::new(fd, PollFlags::IN)));
+        poll(&mut fds, deadline)?;
+        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let has_lost_thread = companion.and_then(|index| fds.get(index)).is_some_and(is_ready);
+        let is_cleared_up = fds.iter().skip(dead).any(is_ready);
+        let ready = [Some(0), spoken, Some(1), checked]
+            .map(|index| index.and_then(|index| fds.get(index)).is_some_and(is_ready));
+        drop(fds);
+        worker.watchdog.note_time(Instant::now());
+        worker.note_threads(has_lost_thread);
+        if is_cleared_up {
+            self.reap();
+        }
+        Ok(ready)
+    }
+
+    /// A worker on its way out is given its time, and then killed in any case.
+    fn judge(&self, worker: &mut RunningWorker) -> Result<(), DaemonError> {
+        if self.stop_deadline.is_some() || self.is_draining() { Ok(()) } else { worker.judge() }
+    }
+
+    fn take_signals(&mut self, worker: &mut RunningWorker) -> Result<(), DaemonError> {
         while let Some(signal) = self.next_signal()? {
-            let message = match signal {
+            match signal {
                 Signal::Stop => {
                     self.stop_deadline.get_or_insert_with(|| Instant::now() + STOP_TIMEOUT);
                     info!("keeper stops its worker");
-                    ToWorker::Shutdown
+                    tell(worker, &ToWorker::Shutdown);
+                    if matches!(self.upgrade, Some(Upgrade::Trying { .. })) {
+                        // Nobody knows whether it can unmount anything; the old program can.
+                        worker.kill("the daemon was told to stop meanwhile".to_owned())?;
+                    }
                 }
-                Signal::Reload => ToWorker::Reload,
-            };
-            if let Err(error) = worker.channel.send(&message, &[]) {
-                warn!(error = %error, "worker cannot be told");
+                Signal::Reload => tell(worker, &ToWorker::Reload),
             }
         }
         Ok(())
@@ -378,32 +399,52 @@ impl Keeper {
         mut fds: Vec<OwnedFd>,
     ) -> Option<(ToWorker, Vec<OwnedFd>)> {
         match message {
-            ToKeeper::Open { workspace } => Some(match self.open(workspace) {
+            ToKeeper::Open { workspace } => Some(match self.sessions.open(workspace) {
                 Ok((session, fds)) => (ToWorker::Opened { session }, fds),
                 Err(error) => (ToWorker::Refused { error }, Vec::new()),
             }),
-            ToKeeper::Adopt { session, notes } => Some(match (self.sessions.get_mut(&session), fds.pop()) {
-                (Some(held), Some(root)) => {
-                    held.root = Some(root);
-                    held.notes = notes;
-                    (ToWorker::Done, Vec::new())
-                }
-                _ => (refused(format!("cannot adopt the root of session {session}")), Vec::new()),
-            }),
+            ToKeeper::Adopt { session, notes, connection } => {
+                let is_adopted =
+                    fds.pop().is_some_and(|root| self.sessions.adopt(session, notes, connection, root));
+                let answer = if is_adopted {
+                    ToWorker::Done
+                } else {
+                    refused(format!("cannot adopt the root of session {session}"))
+                };
+                Some((answer, Vec::new()))
+            }
             ToKeeper::Close { session } => {
-                // Closing what is not there is what the worker wanted.
-                self.sessions.remove(&session);
+                self.sessions.close(session);
                 Some((ToWorker::Done, Vec::new()))
             }
             ToKeeper::Heartbeat { stuck_seconds } => {
                 debug!(stuck_seconds, "worker is alive");
                 worker.watchdog.beat(Instant::now(), Duration::from_secs(stuck_seconds));
+                worker.choose_companion();
                 self.reap();
                 None
             }
             ToKeeper::TakenOver { stall_ms } => {
                 worker.is_settled = true;
-                self.past.note_stall(stall_ms);
+                worker.choose_companion();
+                self.past.note_stall(self.generation, stall_ms);
+                self.confirm_upgrade();
+                None
+            }
+            ToKeeper::Ready => {
+                info!(sessions = self.sessions.len(), "everything is mounted");
+                None
+            }
+            ToKeeper::Upgrade { binary, catalog } => {
+                self.ask_for_upgrade(binary, catalog).map(|answer| (answer, Vec::new()))
+            }
+            ToKeeper::Draining => {
+                self.past.note_waiting();
+                None
+            }
+            ToKeeper::Drained { unanswered } => {
+                info!(unanswered, "worker has made room");
+                worker.is_drained = true;
                 None
             }
             ToKeeper::Fatal { error } => {
@@ -417,37 +458,22 @@ impl Keeper {
         }
     }
 
-    /// Opens a connection and its state, keeps both and returns copies.
-    fn open(&mut self, workspace: String) -> Result<(SessionId, Vec<OwnedFd>), ApiError> {
-        let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(
-            |errno| {
-                ApiError::new(ErrorCode::Unavailable, format!("cannot open /dev/fuse: {errno}"))
-                    .with_hint("load the module with `modprobe fuse`; in a container add --device /dev/fuse")
-            },
-        )?;
-        let unavailable = |what: &str, errno: rustix::io::Errno| {
-            ApiError::new(ErrorCode::Unavailable, format!("cannot {what} for {workspace}: {errno}"))
-        };
-        let state = rustix::fs::memfd_create(format!("wsguard-{workspace}"), MemfdFlags::CLOEXEC)
-            .map_err(|errno| unavailable("make a memory file", errno))?;
-        let copy = |fd: &OwnedFd| {
-            rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(|errno| unavailable("copy a descriptor", errno))
-        };
-        let copies = vec![copy(&device)?, copy(&state)?];
-        self.last_session += 1;
-        let session = SessionId(self.last_session);
-        self.sessions
-            .insert(session, HeldSession { workspace, device, state, root: None, notes: String::new() });
-        Ok((session, copies))
-    }
-
     /// Decides what follows the end of a worker.
     fn bury(&mut self, worker: &RunningWorker, reason: &str) -> Next {
         let held = self.sessions.len();
-        if worker.is_stopped || (self.stop_deadline.is_some() && worker.fatal.is_none()) {
-            if !worker.is_stopped {
-                warn!(reason, sessions = held, "worker ended before everything was unmounted");
-            }
+        if worker.is_stopped {
+            info!("keeper stopped");
+            return Next::Exit(Ok(()));
+        }
+        let reason = match &worker.fatal {
+            Some(fatal) => format!("{reason}: {}", fatal.message),
+            None => reason.to_owned(),
+        };
+        if self.end_step_of_upgrade(Some(worker), &reason) {
+            return Next::Continue;
+        }
+        if self.stop_deadline.is_some() && worker.fatal.is_none() {
+            warn!(reason, sessions = held, "worker ended before everything was unmounted");
             info!("keeper stopped");
             return Next::Exit(Ok(()));
         }
@@ -458,18 +484,23 @@ impl Keeper {
             error!(reason = %fatal.message, "worker cannot start");
         }
         error!(worker = worker.child.id(), reason, sessions = held, "worker died");
-        let reason = match &worker.fatal {
-            Some(fatal) => format!("{reason}: {}", fatal.message),
-            None => reason.to_owned(),
-        };
-        self.past.note_death(self.generation, &reason);
+        self.note_death(Some(worker), &reason);
         // One that hung before it served anything hung because of how it starts.
         let is_young = worker.started.elapsed() < YOUNG || (worker.hung.is_some() && !worker.is_settled);
         self.past.young_deaths = if is_young { self.past.young_deaths + 1 } else { 0 };
+        if self.count_on_probation(&reason) {
+            self.past.young_deaths = 0;
+            return Next::Continue;
+        }
         if self.past.young_deaths < MOST_DEATHS {
             return Next::Continue;
         }
         Next::Exit(Err(DaemonError::GaveUp { deaths: self.past.young_deaths, reason }))
+    }
+
+    fn note_death(&mut self, worker: Option<&RunningWorker>, reason: &str) {
+        let log = worker.map(RunningWorker::last_words).unwrap_or_default();
+        self.past.note_death(self.generation, reason, log);
     }
 
     /// Waits before the next start; none after the first death. Returns whether it was told to stop meanwhile.
@@ -497,8 +528,11 @@ fn refused(message: String) -> ToWorker {
     ToWorker::Refused { error: ApiError::new(ErrorCode::Internal, message) }
 }
 
-fn keeper_error(action: &'static str, error: ChannelError) -> DaemonError {
-    DaemonError::Keeper { action, source: std::io::Error::other(error) }
+/// A worker that does not hear it is dying, which is seen like any other death.
+fn tell(worker: &RunningWorker, message: &ToWorker) {
+    if let Err(error) = worker.channel.send(message, &[]) {
+        warn!(error = %error, "worker cannot be told");
+    }
 }
 
 /// Polls until something is ready, the deadline has passed or a signal handler ran.

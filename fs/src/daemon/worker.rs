@@ -1,7 +1,8 @@
 //! The worker: composition root and main loop.
 //!
 //! Start: signals, settings, log, limits, hello from the keeper, catalog, driver (guards what is registered),
-//! control socket. Stop is the reverse: the driver unmounts, the socket goes, the keeper is told. The main thread
+//! control server. Stop is the reverse: the driver unmounts, the socket goes, the keeper is told. To make room for
+//! another worker, the driver and the control server end, then requests: from there on callers wait. The main thread
 //! only listens to the keeper and to signals and tells the keeper once a second that it is alive, and whether the
 //! filesystem threads get anywhere.
 
@@ -14,15 +15,15 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::process::{Resource, Rlimit, Signal as ProcessSignal};
 use tracing::{debug, error, info, warn};
-use wsguard_api::{ApiError, ErrorCode};
+use wsguard_api::{ApiError, ErrorCode, Program};
 
 use super::directories::mounts_dir;
-use super::{DaemonError, DaemonOptions, WorkerEnd, log};
+use super::{DaemonError, DaemonOptions, WorkerEnd, last_words, log};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
-use crate::control::{self, ControlServer, WorkerFacts};
+use crate::control::{self, ControlServer, Greeted, Successor, WorkerFacts};
 use crate::error_chain::one_line;
-use crate::journal::progress::Progress;
+use crate::journal::progress::{self, Progress};
 use crate::keeper_link::{
     Channel, ChannelError, History, InheritedSession, KeeperLink, Order, PROTOCOL_VERSION, Past, SessionId,
     ToKeeper, ToWorker,
@@ -37,11 +38,20 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// mounted, but one hanging filesystem must not make the daemon unreachable.
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the driver may take to finish what it is doing before another worker comes.
+const DRIVER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long requests under way may take then. All others wait for this long.
+const REQUESTS_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What the keeper said first.
 struct Greeting {
     generation: u64,
     keeper_pid: u32,
+    keeper: Program,
+    program: Program,
     past: Past,
+    control: OwnedFd,
     inherited: Vec<InheritedSession>,
     unfinished: Vec<SessionId>,
 }
@@ -102,7 +112,9 @@ fn receive_greeting(channel: &Channel) -> Result<Greeting, DaemonError> {
     let receive = || {
         channel.receive::<ToWorker>().map_err(|error| failed("hear the keeper", std::io::Error::other(error)))
     };
-    let (ToWorker::Hello { version, generation, keeper_pid, sessions, past }, _) = receive()? else {
+    let (ToWorker::Hello { version, generation, keeper_pid, sessions, past, keeper, program }, fds) =
+        receive()?
+    else {
         return Err(failed("hear the keeper", std::io::Error::other("it does not say hello")));
     };
     if version != PROTOCOL_VERSION {
@@ -112,6 +124,10 @@ fn receive_greeting(channel: &Channel) -> Result<Greeting, DaemonError> {
         );
         return Err(DaemonError::Worker(error.with_hint("stop the daemon and start it again")));
     }
+    let Ok([control, words]) = <[OwnedFd; 2]>::try_from(fds) else {
+        return Err(failed("hear the keeper", std::io::Error::other("the control socket is missing")));
+    };
+    last_words::keep_in(words);
     let mut inherited = Vec::with_capacity(sessions);
     let mut unfinished = Vec::new();
     for _ in 0..sessions {
@@ -126,7 +142,7 @@ fn receive_greeting(channel: &Channel) -> Result<Greeting, DaemonError> {
             Err(_) => unfinished.push(session),
         }
     }
-    Ok(Greeting { generation, keeper_pid, past, inherited, unfinished })
+    Ok(Greeting { generation, keeper_pid, keeper, program, past, control, inherited, unfinished })
 }
 
 /// A worker without its keeper would serve mounts that nobody can hand on.
@@ -155,7 +171,7 @@ struct Worker {
     link: Arc<KeeperLink>,
     jobs: Jobs,
     driver: JoinHandle<()>,
-    driver_ended: rustix::fd::OwnedFd,
+    driver_ended: OwnedFd,
     control: ControlServer,
 }
 
@@ -164,7 +180,6 @@ impl Worker {
         let mounts_dir = mounts_dir(&config);
         let registry = Arc::new(Registry::new(mounts_dir.clone()));
         let catalog = open_catalog(&config, &registry)?;
-        let socket = control::bind(&config.runtime_dir)?;
         let driver_ended = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| internal("make an event", errno.into()))?;
         let (jobs, queue) = Jobs::queue();
@@ -180,18 +195,26 @@ impl Worker {
         );
         let (restored, is_restored) = channel();
         let ended = driver_ended.try_clone().map_err(|error| internal("copy a descriptor", error))?;
-        let Greeting { generation, keeper_pid, past, inherited, unfinished } = greeting;
+        let Greeting { generation, keeper_pid, keeper, program, past, control, inherited, unfinished } =
+            greeting;
         let history = Arc::new(History::new(past));
-        let (keeper, past) = (Arc::clone(&link), Arc::clone(&history));
+        let (told, past) = (Arc::clone(&link), Arc::clone(&history));
         let driver = std::thread::Builder::new()
             .name("driver".to_owned())
             .spawn(move || {
                 let sessions = inherited.len();
-                let taken_over = || tell_taken_over(&keeper, &past, sessions, &unfinished);
-                drive(driver, inherited, taken_over, &queue, &restored, &ended);
+                let taken_over = || tell_taken_over(&told, &past, generation, sessions, &unfinished);
+                let is_restored = || {
+                    tell_ready(&told);
+                    // Nobody waits any more if it took too long.
+                    restored.send(()).ok();
+                };
+                drive(driver, inherited, taken_over, is_restored, &queue, &ended);
             })
             .map_err(|error| internal("start the driver", error))?;
-        let facts = WorkerFacts::new(&config, keeper_pid, generation, history);
+        let greeted = Greeted { keeper_pid, generation, keeper, program, history };
+        let facts = WorkerFacts::new(&config, Arc::clone(&link), greeted);
+        let socket = (control, control::socket_path(&config.runtime_dir));
         let control = ControlServer::start(socket, is_restored, READY_TIMEOUT, facts, registry, jobs.clone())
             .map_err(|error| internal("start the control server", error))?;
         info!(generation, "worker runs");
@@ -202,6 +225,7 @@ impl Worker {
     fn run(self, signals: &Signals) -> Result<(), DaemonError> {
         let mut progress = Progress::default();
         let mut last_beat = Instant::now();
+        let mut drained_by = None;
         loop {
             let mut fds = [
                 PollFd::new(signals, PollFlags::IN),
@@ -215,14 +239,16 @@ impl Worker {
                 Err(errno) => return Err(failed("wait for events", errno.into())),
             }
             let [signalled, spoken, ended] = fds.map(|fd| !fd.revents().is_empty());
-            if ended {
-                return self.end();
+            match drained_by {
+                Some(deadline) if ended || Instant::now() >= deadline => return self.make_room(ended),
+                None if ended => return self.end(),
+                Some(_) | None => {}
             }
             if signalled {
                 self.take_signals(signals)?;
             }
-            if spoken {
-                self.listen()?;
+            if spoken && self.listen()? == Some(Order::Drain) {
+                drained_by.get_or_insert(Instant::now() + DRIVER_PATIENCE);
             }
             if last_beat.elapsed() >= HEARTBEAT {
                 // Looks are a heartbeat apart, so their number is seconds.
@@ -245,18 +271,27 @@ impl Worker {
         Ok(())
     }
 
-    fn listen(&self) -> Result<(), DaemonError> {
-        match self.link.receive() {
-            Ok(Some(Order::Shutdown)) => self.stop(),
-            Ok(Some(Order::Reload)) => self.reload(),
-            Ok(None) => {}
-            Err(error) => return Err(failed("hear the keeper", std::io::Error::other(error))),
+    fn listen(&self) -> Result<Option<Order>, DaemonError> {
+        let order =
+            self.link.receive().map_err(|error| failed("hear the keeper", std::io::Error::other(error)))?;
+        match order {
+            Some(Order::Shutdown) => self.stop(),
+            Some(Order::Reload) => self.reload(),
+            Some(Order::Drain) => {
+                info!("worker makes room for another program");
+                self.end_driver(Job::Drain);
+            }
+            None => {}
         }
-        Ok(())
+        Ok(order)
     }
 
     fn stop(&self) {
-        if let Err(error) = self.jobs.submit(Job::Shutdown(None)) {
+        self.end_driver(Job::Shutdown(None));
+    }
+
+    fn end_driver(&self, job: Job) {
+        if let Err(error) = self.jobs.submit(job) {
             // The driver has ended, which is what was wanted.
             debug!(error = %error.message, "driver has stopped before");
         }
@@ -281,7 +316,7 @@ impl Worker {
 
     fn end(self) -> Result<(), DaemonError> {
         let has_panicked = self.driver.join().is_err();
-        self.control.stop();
+        self.control.stop(Successor::None);
         if has_panicked {
             return Err(failed("drive", std::io::Error::other("the driver panicked")));
         }
@@ -291,6 +326,34 @@ impl Worker {
         info!("worker stopped");
         Ok(())
     }
+
+    /// Ends in a way that leaves nothing half done to the next worker, if it can be had in time. Whatever cannot is
+    /// left to it as if this one had died.
+    fn make_room(self, has_driver_ended: bool) -> Result<(), DaemonError> {
+        let tell = |message| {
+            self.link.tell(&message).map_err(|error| failed("tell the keeper", std::io::Error::other(error)))
+        };
+        if !has_driver_ended {
+            warn!(
+                seconds = DRIVER_PATIENCE.as_secs(),
+                "driver is still at work; another worker goes on with it"
+            );
+        } else if self.driver.join().is_err() {
+            error!("driver panicked");
+        }
+        self.control.stop(Successor::Worker);
+        tell(ToKeeper::Draining)?;
+        progress::close();
+        let deadline = Instant::now() + REQUESTS_PATIENCE;
+        let mut unanswered = progress::under_way();
+        while unanswered > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(200));
+            unanswered = progress::under_way();
+        }
+        tell(ToKeeper::Drained { unanswered })?;
+        info!(unanswered, "worker has made room");
+        Ok(())
+    }
 }
 
 /// The driver's thread. The event wakes the main thread, also if the driver panics.
@@ -298,11 +361,11 @@ fn drive(
     mut driver: Driver,
     inherited: Vec<InheritedSession>,
     taken_over: impl FnOnce(),
+    restored: impl FnOnce(),
     queue: &std::sync::mpsc::Receiver<Job>,
-    restored: &std::sync::mpsc::Sender<()>,
-    ended: &rustix::fd::OwnedFd,
+    ended: &OwnedFd,
 ) {
-    struct Wake<'a>(&'a rustix::fd::OwnedFd);
+    struct Wake<'a>(&'a OwnedFd);
     impl Drop for Wake<'_> {
         fn drop(&mut self) {
             if let Err(errno) = rustix::io::write(self.0, &1_u64.to_ne_bytes()) {
@@ -312,14 +375,26 @@ fn drive(
     }
     let _wake = Wake(ended);
     driver.restore(inherited, taken_over);
-    // Nobody waits any more if it took too long.
-    restored.send(()).ok();
+    restored();
     driver.run(queue);
 }
 
+/// Tells the keeper that everything which is to be mounted is.
+fn tell_ready(link: &KeeperLink) {
+    if let Err(error) = link.tell(&ToKeeper::Ready) {
+        error!(error = %error, "keeper cannot be told that everything is mounted");
+    }
+}
+
 /// Tells everybody that the mounts of the worker before this one are answered again.
-fn tell_taken_over(link: &KeeperLink, history: &History, sessions: usize, unfinished: &[SessionId]) {
-    let stall_ms = history.note_taken_over(sessions);
+fn tell_taken_over(
+    link: &KeeperLink,
+    history: &History,
+    generation: u64,
+    sessions: usize,
+    unfinished: &[SessionId],
+) {
+    let stall_ms = history.note_taken_over(generation, sessions);
     if let Err(error) = link.tell(&ToKeeper::TakenOver { stall_ms }) {
         error!(error = %error, "keeper cannot be told that everything is taken over");
     }

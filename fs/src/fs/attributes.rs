@@ -1,6 +1,6 @@
 //! stat(2), chmod(2), chown(2), truncate(2), utimensat(2), statfs(2).
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::{Caller, GuardFs, borrow};
 use crate::backing::{Stat, proc_path, stat_of};
+use crate::fail_point::{self, Stage};
 use crate::sys::identity;
 
 /// A time to set.
@@ -71,6 +72,7 @@ impl GuardFs {
     ) -> Result<(), Errno> {
         identity::assume_nobody()?;
         let fd = self.node_fd(node)?;
+        self.note_touched(node, borrow(&fd))?;
         if set == SettableAttributes::NOTHING {
             // Two calls arrive like this: chown(2) to nobody in particular, and the order to drop privilege bits
             // before fallocate(2) or copy_file_range(2) of a caller without CAP_FSETID. Both drop setuid,
@@ -93,6 +95,7 @@ impl GuardFs {
                 Timestamps { last_access: timespec(set.accessed), last_modification: timespec(set.modified) };
             rustix::fs::utimensat(borrow(&fd), "", &times, AtFlags::EMPTY_PATH)?;
         }
+        fail_point::reach(Stage::Effect);
         Ok(())
     }
 
@@ -119,17 +122,19 @@ impl GuardFs {
         let mode = u32::from(stat_of(fd)?.stx_mode);
         let keeps_privilege =
             mode & (libc::S_ISUID | libc::S_ISGID) != 0 && self.is_allowed_privilege(caller);
-        let truncate = || {
-            if let Some(open_file) = number.and_then(|number| self.files.get(number).ok())
-                && open_file.is_writer()
-            {
-                return rustix::fs::ftruncate(open_file.file(self)?, size);
-            }
-            let inode = self.table.get(node)?;
-            let file = self.backing.open(&inode.handle, OFlags::WRONLY | OFlags::NONBLOCK)?;
-            rustix::fs::ftruncate(file, size)
+        let truncate = |file: BorrowedFd<'_>| {
+            let truncate = || rustix::fs::ftruncate(file, size);
+            let truncate = || if keeps_privilege { identity::with_fsetid(truncate) } else { truncate() };
+            self.charged_truncation(node, file, size, truncate)
         };
-        if keeps_privilege { identity::with_fsetid(truncate) } else { truncate() }
+        if let Some(open_file) = number.and_then(|number| self.files.get(number).ok())
+            && open_file.is_writer()
+        {
+            return truncate(open_file.file(self)?.as_fd());
+        }
+        let inode = self.table.get(node)?;
+        let file = self.backing.open(&inode.handle, OFlags::WRONLY | OFlags::NONBLOCK)?;
+        truncate(file.as_fd())
     }
 }
 

@@ -1,12 +1,14 @@
 //! Reading and writing: what reaches the worker of it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::GuardFs;
+use super::charging::{Accounting, Charging};
 use super::open_files::OpenFile;
+use crate::fail_point::{self, Stage};
 use crate::journal::Running;
 use crate::sys::identity;
 
@@ -128,9 +130,9 @@ impl GuardFs {
                     }
                     Some(_) | None => running.note(size + 1),
                 }
+                fail_point::reach(Stage::Prepared);
             }
-            let written =
-                self.reclaim.retry_when_full(|| self.write_now(&open_file, offset, data, origin, how))?;
+            let written = self.write_charged(&open_file, offset, data, origin, how)?;
             self.sync_written(&open_file, how)?;
             to_result(written)
         })?;
@@ -145,6 +147,38 @@ impl GuardFs {
             Durability::Data => rustix::fs::fdatasync(open_file.file(self)?),
             Durability::Everything => rustix::fs::fsync(open_file.file(self)?),
         }
+    }
+
+    /// Writes as much as the quota allows.
+    fn write_charged(
+        &self,
+        open_file: &OpenFile,
+        offset: u64,
+        data: &[u8],
+        origin: WriteOrigin,
+        how: WriteMode,
+    ) -> Result<usize, Errno> {
+        let write =
+            |data| self.reclaim.retry_when_full(|| self.write_now(open_file, offset, data, origin, how));
+        let Some(charging) = &self.charging else { return write(data) };
+        let file = open_file.file(self)?;
+        let charge = open_file.charge(charging);
+        // With O_APPEND the backing decides where: at its own end.
+        let start = if how.appends { size_of(file.as_fd())? } else { offset };
+        let admitted = self.retry_when_over(|| {
+            charging.admit_write(open_file.node, charge, file.as_fd(), start, data.len())
+        })?;
+        let written = write(data.get(..admitted.length).unwrap_or(data));
+        fail_point::reach(Stage::Effect);
+        charging.settle_write(
+            open_file.node,
+            charge,
+            file.as_fd(),
+            admitted,
+            start,
+            written.as_ref().map_or(0, |written| *written),
+        );
+        written
     }
 
     fn write_now(
@@ -196,9 +230,53 @@ impl GuardFs {
         let file = open_file.file(self)?;
         let allocate = || rustix::fs::fallocate(&file, mode, offset, length);
         // Where the bits have to go, the kernel has said so in a request of its own (`file_modified`).
-        self.reclaim.retry_when_full(|| {
-            if self.may_keep_privilege(&open_file) { identity::with_fsetid(allocate) } else { allocate() }
-        })
+        let allocate = || {
+            let allocated = self.reclaim.retry_when_full(|| {
+                if self.may_keep_privilege(&open_file) { identity::with_fsetid(allocate) } else { allocate() }
+            });
+            // Also when it failed: it may have come halfway before the filesystem was full.
+            self.changed(open_file.node);
+            allocated
+        };
+        let Some(charging) = &self.charging else {
+            allocate()?;
+            fail_point::reach(Stage::Effect);
+            return Ok(());
+        };
+        let charge = open_file.charge(charging);
+        let takes_nothing = FallocateFlags::PUNCH_HOLE | FallocateFlags::COLLAPSE_RANGE;
+        if mode.contains(FallocateFlags::KEEP_SIZE) && !mode.intersects(takes_nothing) {
+            self.check_allocation_beyond_end(charging, file.as_fd(), offset, length)?;
+        }
+        let (node, file) = (open_file.node, file.as_fd());
+        let admitted = if mode.intersects(takes_nothing) {
+            charging.admit_change(node, charge, file)?
+        } else {
+            self.retry_when_over(|| charging.admit_range(node, charge, file, offset, length, false))?
+        };
+        charging.forget_density(charge);
+        let allocated = allocate();
+        fail_point::reach(Stage::Effect);
+        charging.settle_change(node, charge, file, admitted);
+        allocated
+    }
+
+    /// Where blocks beyond the end of a file are not charged, they cannot be asked for either.
+    fn check_allocation_beyond_end(
+        &self,
+        charging: &Charging,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: u64,
+    ) -> Result<(), Errno> {
+        let counts_beyond = charging.accounting() == Accounting::Allocated;
+        if counts_beyond
+            || !charging.account().limits_bytes()
+            || offset.saturating_add(length) <= size_of(file)?
+        {
+            return Ok(());
+        }
+        Err(Errno::OPNOTSUPP)
     }
 
     /// Finds the next data or hole.
@@ -228,19 +306,41 @@ impl GuardFs {
         to: (u64, u64),
         length: u64,
     ) -> Result<usize, Errno> {
-        let copied = self.once(running, |_| {
-            self.reclaim.retry_when_full(|| self.copy_now(from, to, length)).and_then(to_result)
-        })?;
+        let copied = self.once(running, |_| self.copy_charged(from, to, length).and_then(to_result))?;
         usize::try_from(copied).map_err(|_| Errno::IO)
     }
 
-    fn copy_now(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Result<usize, Errno> {
+    /// Copies as much as the quota allows.
+    fn copy_charged(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Result<usize, Errno> {
         let (source, target) = (self.files.get(from.0)?, self.files.get(to.0)?);
         if !target.is_writer() {
             return Err(Errno::BADF);
         }
+        let copy =
+            |length| self.reclaim.retry_when_full(|| self.copy_now(&source, &target, (from.1, to.1), length));
+        let Some(charging) = &self.charging else { return copy(length) };
+        // Only what there is to copy is reserved.
+        let length =
+            length.min(MAX_COPY_BYTES).min(size_of(source.file(self)?.as_fd())?.saturating_sub(from.1));
+        let file = target.file(self)?;
+        let (node, charge, file) = (target.node, target.charge(charging), file.as_fd());
+        let admitted =
+            self.retry_when_over(|| charging.admit_range(node, charge, file, to.1, length, true))?;
+        let copied = copy(admitted.length as u64);
+        fail_point::reach(Stage::Effect);
+        charging.settle_change(node, charge, file, admitted);
+        copied
+    }
+
+    fn copy_now(
+        &self,
+        source: &OpenFile,
+        target: &OpenFile,
+        (from, to): (u64, u64),
+        length: u64,
+    ) -> Result<usize, Errno> {
         identity::assume_nobody()?;
-        let (mut read_at, mut write_at) = (from.1, to.1);
+        let (mut read_at, mut write_at) = (from, to);
         let length = usize::try_from(length.min(MAX_COPY_BYTES)).map_err(|_| Errno::OVERFLOW)?;
         let (source_file, target_file) = (source.file(self)?, target.file(self)?);
         let mut copy = || {
@@ -253,6 +353,10 @@ impl GuardFs {
             )
         };
         // As for fallocate(2).
-        if self.may_keep_privilege(&target) { identity::with_fsetid(copy) } else { copy() }
+        if self.may_keep_privilege(target) { identity::with_fsetid(copy) } else { copy() }
     }
+}
+
+fn size_of(file: BorrowedFd<'_>) -> Result<u64, Errno> {
+    u64::try_from(rustix::fs::fstat(file)?.st_size).map_err(|_| Errno::IO)
 }

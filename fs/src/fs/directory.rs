@@ -125,8 +125,7 @@ impl GuardFs {
             if is_dots {
                 return if visit(listed, None) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
             }
-            let child = self.backing.child(borrow(&dir), listed.name);
-            let entry = match child.and_then(|child| self.entry(child)) {
+            let entry = match self.entry_at(borrow(&dir), listed.name) {
                 Ok(entry) => entry,
                 // It vanished below the mount since it was read.
                 Err(Errno::NOENT | Errno::STALE) => return ControlFlow::Continue(()),

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::{Caller, GuardFs, borrow};
 use crate::backing::{is_private_xattr, proc_path, stat_of};
+use crate::fail_point::{self, Stage};
 use crate::sys::identity;
 
 /// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX` of linux/limits.h.
@@ -30,7 +31,15 @@ impl GuardFs {
         identity::assume_nobody()?;
         let flags = u32::try_from(flags).ok().and_then(XattrFlags::from_bits).ok_or(Errno::INVAL)?;
         let fd = self.node_fd(node)?;
-        let set = || rustix::fs::setxattr(proc_path(borrow(&fd)), name, value, flags);
+        // Large values take a block of their own, which counts as the file's.
+        let set = || {
+            rustix::fs::setxattr(proc_path(borrow(&fd)), name, value, flags)?;
+            // The ctime; the mode as well, if it is an ACL.
+            self.changed(node);
+            fail_point::reach(Stage::Effect);
+            Ok(())
+        };
+        let set = || self.charged_change(node, borrow(&fd), set);
         // An access ACL clears the setgid bit unless the caller is in the file's group or holds CAP_FSETID
         // (`posix_acl_update_mode`); the request does not say which.
         if name == "system.posix_acl_access" {
@@ -52,7 +61,24 @@ impl GuardFs {
         }
         identity::assume_nobody()?;
         let fd = self.node_fd(node)?;
-        rustix::fs::removexattr(proc_path(borrow(&fd)), name)
+        self.charged_change(node, borrow(&fd), || {
+            rustix::fs::removexattr(proc_path(borrow(&fd)), name)?;
+            self.changed(node);
+            fail_point::reach(Stage::Effect);
+            Ok(())
+        })
+    }
+
+    /// Whether an attribute is there.
+    ///
+    /// # Errors
+    /// As getxattr(2), except `ENODATA`.
+    pub(crate) fn has_xattr(&self, node: u64, name: &OsStr) -> Result<bool, Errno> {
+        match self.xattr(node, name, &mut []) {
+            Ok(_) => Ok(true),
+            Err(Errno::NODATA) => Ok(false),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Reads an attribute's value into `buffer`; with an empty buffer only returns its length.

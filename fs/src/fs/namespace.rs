@@ -3,17 +3,25 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::charging::{Charging, Names};
 use super::{Caller, Entry, GuardFs, borrow};
+use crate::backing::stat_of;
+use crate::fail_point::{self, Stage};
+use crate::inode::Life;
 use crate::journal::Running;
 use crate::sys::identity;
 
-/// An inode whose last name goes.
+/// An inode that loses a name.
 struct Victim {
     node: u64,
+    is_dir: bool,
+    /// It is the last name, and the kernel knows the inode.
+    is_pinned: bool,
     fd: OwnedFd,
 }
 
@@ -24,7 +32,7 @@ impl GuardFs {
     /// `ENOENT`, or what the filesystem says.
     pub(crate) fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
         let dir = self.node_fd(parent)?;
-        self.entry(self.backing.child(borrow(&dir), name)?)
+        self.entry_at(borrow(&dir), name)
     }
 
     /// Creates a file that is not opened: regular, FIFO, socket or device.
@@ -91,10 +99,14 @@ impl GuardFs {
     pub(crate) fn link(&self, node: u64, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
         identity::assume_nobody()?;
         let (fd, dir) = (self.node_fd(node)?, self.node_fd(parent)?);
+        let names = self.begin_names();
         self.mutate_name(parent, name, || {
             rustix::fs::linkat(borrow(&fd), "", borrow(&dir), name, AtFlags::EMPTY_PATH)
         })?;
-        self.entry(self.backing.child(borrow(&dir), name)?)
+        if let Some(names) = &names {
+            self.count_moved(names, &dir, name);
+        }
+        self.entry_at(borrow(&dir), name)
     }
 
     /// Returns a symbolic link's target.
@@ -144,6 +156,7 @@ impl GuardFs {
                     Some(notes) if notes.note != 0 && self.ino_at(to) == Ok(notes.note) => return Ok(0),
                     _ => running.note(self.ino_at(from)?),
                 }
+                fail_point::reach(Stage::Prepared);
             }
             match self.rename_now(caller, from, to, flags) {
                 Err(Errno::NOENT) if again.is_some() => self.ino_at(to).map(|_| 0),
@@ -155,7 +168,7 @@ impl GuardFs {
 
     fn ino_at(&self, (parent, name): (u64, &OsStr)) -> Result<u64, Errno> {
         let dir = self.node_fd(parent)?;
-        Ok(self.backing.child(borrow(&dir), name)?.stat.stx_ino)
+        Ok(self.backing.stat_at(borrow(&dir), name)?.stx_ino)
     }
 
     fn rename_now(
@@ -176,38 +189,109 @@ impl GuardFs {
         } else {
             identity::assume_nobody()?;
         }
-        let names =
+        let expected =
             if flags.contains(RenameFlags::EXCHANGE) { vec![from, to, from, to] } else { vec![from, to] };
-        for (dir, name) in &names {
+        for (dir, name) in &expected {
             self.own_mutations.expect(self.directory_key(*dir), name);
         }
+        let mut names = self.begin_names();
+        let whiteout = match &mut names {
+            Some(names) if flags.contains(RenameFlags::WHITEOUT) => Some(names.admit_inode()?),
+            Some(names) => {
+                names.begin();
+                None
+            }
+            None => None,
+        };
         let renamed = rustix::fs::renameat_with(borrow(&from_dir), from.1, borrow(&to_dir), to.1, flags);
         if renamed.is_err() {
-            for (dir, name) in &names {
+            for (dir, name) in &expected {
                 self.own_mutations.retract(self.directory_key(*dir), name);
             }
         }
         renamed?;
-        if let Some(Victim { node, fd }) = replaced {
-            self.pin(node, fd);
+        fail_point::reach(Stage::Effect);
+        self.changed(from.0);
+        if to.0 != from.0 {
+            self.changed(to.0);
         }
+        // What was moved has a new ctime.
+        self.changed_at(borrow(&to_dir), to.1);
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.changed_at(borrow(&from_dir), from.1);
+        }
+        if let Some(names) = &names {
+            if let Some(inode) = whiteout {
+                let made = self.backing.stat_at(borrow(&from_dir), from.1)?;
+                names.created(self.node_of(&made)?, inode);
+            }
+            self.count_moved(names, &to_dir, to.1);
+            if flags.contains(RenameFlags::EXCHANGE) {
+                self.count_moved(names, &from_dir, from.1);
+            }
+        }
+        self.removed(names.as_ref(), replaced);
         Ok(())
+    }
+
+    /// As [`GuardFs::changed`], for what a name stands for. If it is gone already, somebody below the mount has removed
+    /// it, which the watcher reports.
+    fn changed_at(&self, dir: BorrowedFd<'_>, name: &OsStr) {
+        if let Ok(node) = self.backing.stat_at(dir, name).and_then(|stat| self.node_of(&stat)) {
+            self.changed(node);
+        }
     }
 
     fn remove(&self, parent: u64, name: &OsStr, flags: AtFlags) -> Result<(), Errno> {
         identity::assume_nobody()?;
         let dir = self.node_fd(parent)?;
         let victim = self.victim(borrow(&dir), name);
-        self.mutate_name(parent, name, || rustix::fs::unlinkat(borrow(&dir), name, flags))?;
-        if let Some(Victim { node, fd }) = victim {
-            self.pin(node, fd);
+        let mut names = self.begin_names();
+        if let Some(names) = &mut names {
+            names.begin();
         }
+        self.mutate_name(parent, name, || rustix::fs::unlinkat(borrow(&dir), name, flags))?;
+        self.removed(names.as_ref(), victim);
         Ok(())
     }
 
-    /// Returns what `name` is, if it is about to lose its last name while the kernel knows it.
+    /// Books an inode that has lost a name, and keeps it reachable if that was its last.
+    fn removed(&self, names: Option<&Names<'_>>, victim: Option<Victim>) {
+        let Some(Victim { node, is_dir, is_pinned, fd }) = victim else { return };
+        if let (Some(names), Some(charging)) = (names, &self.charging) {
+            match stat_of(fd.as_fd()) {
+                // A directory's links say nothing on btrfs; it was removed, so it had no other name.
+                Ok(stat) if stat.stx_nlink == 0 || is_dir => {
+                    let bytes = charging.charged(node).unwrap_or_else(|| charging.accounting().charge(&stat));
+                    self.charge_no_longer(names, charging, node, bytes);
+                }
+                Ok(_) => {}
+                Err(errno) => {
+                    tracing::error!(ino = node, %errno, "a removal cannot be booked; the project is counted again");
+                    charging.account().set_estimated(true);
+                }
+            }
+        }
+        if is_pinned {
+            self.pin(node, fd);
+        }
+    }
+
+    /// Books an inode without a name, at once or, while it is open, at its last release.
+    fn charge_no_longer(&self, names: &Names<'_>, charging: &Charging, node: u64, bytes: u64) {
+        let is_open = self.open_inodes.note_deleted(node, bytes, || {
+            self.table.set_life(node, Life::DeletedOpen);
+            self.deleted_open.fetch_add(1, Ordering::AcqRel);
+        });
+        // Two last names may go at the same time, but the inode goes only once.
+        if !is_open && self.table.set_life(node, Life::Gone) != Life::Gone {
+            names.gone(node, charging.forget(node).unwrap_or(bytes));
+        }
+    }
+
+    /// Returns what `name` is, which is about to go.
     ///
-    /// An open(2) whose lookup came before a rename over the file, and a process that stands in a directory, still
+    /// Once the last name is gone, an open(2) whose lookup came before a rename over the file, and a process that stands in a directory, still
     /// reach it then. That it cannot be determined only means that it is not pinned; the removal reports the error.
     fn victim(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Option<Victim> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -218,7 +302,8 @@ impl GuardFs {
         if loses_last_name {
             self.backing.forget(&inode.handle);
         }
-        (loses_last_name && self.table.knows(inode.node)).then_some(Victim { node: inode.node, fd })
+        let is_pinned = loses_last_name && self.table.knows(inode.node);
+        Some(Victim { node: inode.node, is_dir: inode.is_dir(), is_pinned, fd })
     }
 
     fn create_entry(
@@ -231,11 +316,17 @@ impl GuardFs {
     ) -> Result<Entry, Errno> {
         let dir = self.node_fd(parent)?;
         identity::assume(self.creator(caller, umask))?;
+        let mut names = self.begin_names();
+        let inode = names.as_mut().map(Names::admit_inode).transpose()?;
         self.reclaim.retry_when_full(|| self.mutate_name(parent, name, || create(borrow(&dir))))?;
-        self.entry(self.backing.child(borrow(&dir), name)?)
+        let entry = self.entry_at(borrow(&dir), name)?;
+        if let (Some(names), Some(inode)) = (&names, inode) {
+            names.created(entry.node, inode);
+        }
+        Ok(entry)
     }
 
-    /// Runs a change of one name so that the watcher does not take it for a foreign one.
+    /// Runs a change of one name so that the watcher does not take it for a foreign one, and the kernel learns of it.
     fn mutate_name(
         &self,
         parent: u64,
@@ -244,6 +335,9 @@ impl GuardFs {
     ) -> Result<(), Errno> {
         let key = self.directory_key(parent);
         self.own_mutations.expect(key, name);
-        change().inspect_err(|_| self.own_mutations.retract(key, name))
+        change().inspect_err(|_| self.own_mutations.retract(key, name))?;
+        self.changed(parent);
+        fail_point::reach(Stage::Effect);
+        Ok(())
     }
 }

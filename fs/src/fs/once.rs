@@ -12,7 +12,11 @@ use std::ffi::OsStr;
 use rustix::io::Errno;
 
 use super::{Entry, GuardFs, Opened};
+use crate::fail_point::{self, Stage};
 use crate::journal::{Earlier, Notes, Running};
+
+/// Noted once it is known that the operation has something to do.
+const DUE: u64 = 1;
 
 impl GuardFs {
     /// Records that this thread begins with a request.
@@ -38,7 +42,8 @@ impl GuardFs {
         result
     }
 
-    /// An operation that returns nothing, and fails with `already` if it had happened before.
+    /// An operation that returns nothing, and fails with `already` if it had happened before. The kernel has made sure
+    /// that it had not when the request was sent.
     ///
     /// # Errors
     /// As [`Self::once`].
@@ -51,6 +56,32 @@ impl GuardFs {
         self.once(running, |again| match operation() {
             Err(errno) if errno == already && again.is_some() => Ok(0),
             result => result.map(|()| 0),
+        })
+        .map(drop)
+    }
+
+    /// As [`Self::once_unless`], for an operation of which the kernel does not know beforehand whether it had happened
+    /// by then: `is_due` looks, and what it says is noted first.
+    ///
+    /// # Errors
+    /// As [`Self::once`], and as `is_due`.
+    pub(crate) fn once_if_due(
+        &self,
+        running: &Running<'_>,
+        already: Errno,
+        is_due: impl FnOnce() -> Result<bool, Errno>,
+        operation: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        self.once(running, |again| {
+            let was_due = again.is_some_and(|notes| notes.note == DUE);
+            if !was_due && is_due()? {
+                running.note(DUE);
+            }
+            fail_point::reach(Stage::Prepared);
+            match operation() {
+                Err(errno) if errno == already && was_due => Ok(0),
+                result => result.map(|()| 0),
+            }
         })
         .map(drop)
     }

@@ -16,11 +16,14 @@ use rustc_hash::FxHashMap;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::charging::{Charge, Charging, Mapper, Names};
 use super::kept_fd::{FileRef, KeptFd};
 use super::{Caller, Entry as NodeEntry, GuardFs, borrow};
+use crate::backing::stat_of;
+use crate::fail_point::{self, Stage};
 use crate::handle::Remembered;
+use crate::inode::Life;
 use crate::journal::Running;
-use crate::sys::device::Invalidate;
 use crate::sys::identity;
 
 /// Locks that the open inodes are divided by.
@@ -64,6 +67,8 @@ pub(super) struct OpenInodeState {
     /// The file may have setuid or setgid, which a writer with CAP_FSETID keeps. Set at open and by chmod(2),
     /// never cleared: it only decides whether a rare extra step is worth while.
     may_be_privileged: AtomicBool,
+    /// What the inode is charged for; entered by the first open that can change it.
+    charge: OnceLock<Arc<Charge>>,
 }
 
 impl OpenFile {
@@ -74,7 +79,7 @@ impl OpenFile {
     }
 
     /// Whether it was opened for reading and writing, so that a shared mapping may write unseen.
-    fn may_be_mapped_writable(&self) -> bool {
+    pub(super) fn may_be_mapped_writable(&self) -> bool {
         self.flags & OFlags::ACCMODE == OFlags::RDWR
     }
 
@@ -120,6 +125,11 @@ impl OpenFile {
         }
     }
 
+    /// Returns the entry under which changes of the file are charged.
+    pub(super) fn charge<'a>(&'a self, charging: &Charging) -> &'a Charge {
+        self.inode.charge.get_or_init(|| charging.entry(self.node))
+    }
+
     /// Returns the flags that the file was opened with.
     pub(super) fn flags(&self) -> OFlags {
         self.flags
@@ -139,6 +149,8 @@ struct OpenInode {
     maybe_mapped_writable: u32,
     mode: DataMode,
     state: Arc<OpenInodeState>,
+    /// What it was charged for when it lost its last name.
+    deleted: Option<u64>,
 }
 
 impl OpenInodes {
@@ -159,6 +171,7 @@ impl OpenInodes {
             maybe_mapped_writable: 0,
             mode,
             state: Arc::default(),
+            deleted: None,
         });
         // Whether it has setuid or setgid is not remembered; a needless step at each write is the price.
         inode.state.may_be_privileged.store(true, Ordering::Relaxed);
@@ -176,6 +189,32 @@ impl OpenInodes {
     /// Whether an inode is open.
     pub(super) fn contains(&self, node: u64) -> bool {
         self.shard(node).lock().contains_key(&node)
+    }
+
+    /// Notes that an inode has lost its last name, with what it is charged for, and calls `noted` if nobody has
+    /// noted so before. Returns whether it is open.
+    pub(super) fn note_deleted(&self, node: u64, bytes: u64, noted: impl FnOnce()) -> bool {
+        let mut shard = self.shard(node).lock();
+        let Some(inode) = shard.get_mut(&node) else { return false };
+        if inode.deleted.is_none() {
+            inode.deleted = Some(bytes);
+            noted();
+        }
+        true
+    }
+
+    /// Returns every open inode.
+    pub(super) fn nodes(&self) -> Vec<u64> {
+        self.0.iter().flat_map(|shard| shard.lock().keys().copied().collect::<Vec<_>>()).collect()
+    }
+
+    /// Calls `visit` with every inode that is open without a name and what it was charged for when it lost it.
+    pub(super) fn for_each_deleted(&self, mut visit: impl FnMut(u64, u64)) {
+        for shard in &self.0 {
+            let deleted: Vec<(u64, u64)> =
+                shard.lock().iter().filter_map(|(node, inode)| Some((*node, inode.deleted?))).collect();
+            deleted.into_iter().for_each(|(node, bytes)| visit(node, bytes));
+        }
     }
 
     /// Notes that a file got setuid or setgid bits while it is open.
@@ -219,11 +258,16 @@ impl GuardFs {
         if flags.contains(OFlags::TRUNC) {
             // Apart from the opening, because the bits of a privileged file stay if the caller may keep them.
             let truncate = || rustix::fs::ftruncate(&opened, 0);
-            if is_privileged && self.is_allowed_privilege(caller) {
-                identity::with_fsetid(truncate)
-            } else {
-                truncate()
-            }?;
+            let truncate = || {
+                if is_privileged && self.is_allowed_privilege(caller) {
+                    identity::with_fsetid(truncate)
+                } else {
+                    truncate()
+                }?;
+                fail_point::reach(Stage::Effect);
+                Ok(())
+            };
+            self.charged_change(node, opened.as_fd(), truncate)?;
         }
         let file = is_writer.then_some(opened);
         self.enter(running, node, worker_flags(flags), file, is_privileged)
@@ -254,6 +298,8 @@ impl GuardFs {
                 Mode::from_raw_mode(mode),
             )
         };
+        let mut names = self.begin_names();
+        let inode = names.as_mut().map(Names::admit_inode).transpose()?;
         self.own_mutations.expect(self.directory_key(parent), name);
         // A setgid bit that is still in `mode` here is one that the caller may set (`vfs_prepare_mode`).
         let created = self.reclaim.retry_when_full(|| {
@@ -263,14 +309,23 @@ impl GuardFs {
             Ok(opened) => opened,
             Err(errno) => {
                 self.own_mutations.retract(self.directory_key(parent), name);
+                drop((inode, names));
                 if errno == Errno::EXIST && !flags.contains(OFlags::EXCL) {
                     return self.open_existing(running, caller, parent, name, flags);
                 }
                 return Err(errno);
             }
         };
+        self.changed(parent);
+        fail_point::reach(Stage::Effect);
         let child = self.backing.of_fd(opened.as_fd())?;
         let mut entry = self.entry(child)?;
+        if let (Some(names), Some(inode), Some(charging)) = (&names, inode, &self.charging) {
+            names.created(entry.node, inode);
+            let charge = charging.entry(entry.node);
+            charging.created(entry.node, &charge, &entry.stat);
+        }
+        drop(names);
         let is_privileged = mode & (libc::S_ISUID | libc::S_ISGID) != 0;
         let opened = self
             .enter(running, entry.node, worker_flags(flags), Some(opened), is_privileged)
@@ -314,13 +369,20 @@ impl GuardFs {
                 Err(Errno::BADF) if again.is_some() => None,
                 result => Some(result?),
             };
+            fail_point::reach(Stage::Taken);
             running.note(RELEASED);
+            fail_point::reach(Stage::Noted);
             self.files.recycle(number);
+            fail_point::reach(Stage::Recycled);
             if let Some(open_file) = open_file {
+                let node = open_file.node;
                 self.reclaim.while_closing(|| {
                     self.leave(&open_file);
                     drop(open_file);
                 });
+                if let Some(charging) = &self.charging {
+                    charging.let_go(node);
+                }
             }
             Ok(0)
         })
@@ -357,33 +419,52 @@ impl GuardFs {
         if is_privileged {
             inode.may_be_privileged.store(true, Ordering::Relaxed);
         }
+        if maybe_mapped && let Err(errno) = self.begin_mapping(node, &inode, file.as_ref()) {
+            self.release_data_mode(node, maybe_mapped);
+            return Err(errno);
+        }
         if maybe_mapped {
-            // Attributes from before this open must not hide what a mapping changes from now on. Only
-            // attributes: that takes no lock which a request of this inode could hold.
-            match self.device.invalidate_node(node, Invalidate::Attributes) {
-                Ok(()) | Err(Errno::NOTCONN | Errno::NODEV) => {}
-                Err(errno) => tracing::debug!(ino = node, %errno, "cannot invalidate attributes at open"),
-            }
+            // Attributes from before this open must not hide what a mapping changes from now on.
+            self.changed(node);
         }
         let number = match self.files.reserve() {
             Ok(number) => number,
             Err(errno) => {
+                self.end_mapping(node, maybe_mapped, &inode, None);
                 self.release_data_mode(node, maybe_mapped);
                 return Err(errno);
             }
         };
         // Before the open exists, so that whoever carries the request out again finds it.
         running.note_number(number);
+        fail_point::reach(Stage::Numbered);
         // One that is not kept is opened again at each use.
         let file = file.and_then(|file| KeptFd::keep(file).ok()).map_or_else(OnceLock::new, OnceLock::from);
         let open_file = OpenFile { node, flags, file, plain: OnceLock::new(), inode };
         let is_writer = open_file.is_writer();
         self.files.enter(number, open_file, Remembered { node, flags: flags.bits() });
+        fail_point::reach(Stage::Entered);
         Ok(Opened { number, mode, is_writer })
     }
 
     fn leave(&self, open_file: &OpenFile) {
-        self.release_data_mode(open_file.node, open_file.may_be_mapped_writable());
+        let maybe_mapped = open_file.may_be_mapped_writable();
+        let file = if maybe_mapped { open_file.file(self).ok() } else { None };
+        self.end_mapping(open_file.node, maybe_mapped, &open_file.inode, file.as_ref().map(AsFd::as_fd));
+        drop(file);
+        self.release_data_mode(open_file.node, maybe_mapped);
+    }
+
+    fn begin_mapping(&self, node: u64, inode: &OpenInodeState, file: Option<&OwnedFd>) -> Result<(), Errno> {
+        let (Some(charging), Some(file)) = (&self.charging, file) else { return Ok(()) };
+        let charge = inode.charge.get_or_init(|| charging.entry(node));
+        self.retry_when_over(|| charging.begin_mapping(node, charge, file.as_fd(), Mapper::New))
+    }
+
+    fn end_mapping(&self, node: u64, was_mapped: bool, inode: &OpenInodeState, file: Option<BorrowedFd<'_>>) {
+        if let (true, Some(charging), Some(charge)) = (was_mapped, &self.charging, inode.charge.get()) {
+            charging.end_mapping(node, charge, file);
+        }
     }
 
     /// Counts one more open; the first one decides how the inode's data flows.
@@ -393,13 +474,29 @@ impl GuardFs {
         file: Option<&OwnedFd>,
         maybe_mapped: bool,
     ) -> Result<(DataMode, Arc<OpenInodeState>), Errno> {
-        let mut shard = self.open_inodes.shard(node).lock();
+        let mut names = None;
+        let mut shard = loop {
+            let shard = self.open_inodes.shard(node).lock();
+            // The gate comes before this lock, so whether it is needed is looked at twice.
+            if names.is_some() || self.charging.is_none() || self.table.life(node) != Life::Gone {
+                break shard;
+            }
+            drop(shard);
+            names = self.begin_names();
+        };
         let inode = match shard.entry(node) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let mode =
                     if self.is_passthrough() { self.register_backing(node, file)? } else { DataMode::Cached };
-                entry.insert(OpenInode { opens: 0, maybe_mapped_writable: 0, mode, state: Arc::default() })
+                let deleted = names.as_mut().map(|names| self.charge_again(names, node)).transpose()?;
+                entry.insert(OpenInode {
+                    opens: 0,
+                    maybe_mapped_writable: 0,
+                    mode,
+                    state: Arc::default(),
+                    deleted: deleted.flatten(),
+                })
             }
         };
         inode.opens += 1;
@@ -415,6 +512,7 @@ impl GuardFs {
             Some(file) => self.device.open_backing(file.as_fd()),
             None => self.device.open_backing(borrow(&self.node_fd(node)?)),
         };
+        fail_point::reach(Stage::Registered);
         Ok(match registered {
             Ok(id) => DataMode::Passthrough(id),
             Err(errno) => {
@@ -424,17 +522,48 @@ impl GuardFs {
         })
     }
 
+    /// An inode that was booked as gone is opened after all (its open(2) was under way): it is charged again until
+    /// it is released.
+    fn charge_again(&self, names: &mut Names<'_>, node: u64) -> Result<Option<u64>, Errno> {
+        let Some(charging) = &self.charging else { return Ok(None) };
+        if self.table.life(node) != Life::Gone {
+            return Ok(None);
+        }
+        let bytes = charging.accounting().charge(&stat_of(borrow(&self.node_fd(node)?))?);
+        names.begin();
+        names.back(node, bytes);
+        self.table.set_life(node, Life::DeletedOpen);
+        self.deleted_open.fetch_add(1, Ordering::AcqRel);
+        Ok(Some(bytes))
+    }
+
     fn release_data_mode(&self, node: u64, maybe_mapped: bool) {
-        let mut shard = self.open_inodes.shard(node).lock();
+        let mut names: Option<Names<'_>> = None;
+        let mut shard = loop {
+            let shard = self.open_inodes.shard(node).lock();
+            let Some(inode) = shard.get(&node) else { return };
+            // As in `acquire_data_mode`.
+            if names.is_some() || self.charging.is_none() || inode.opens > 1 || inode.deleted.is_none() {
+                break shard;
+            }
+            drop(shard);
+            names = self.begin_names();
+        };
         let Some(inode) = shard.get_mut(&node) else { return };
         inode.opens -= 1;
         inode.maybe_mapped_writable -= u32::from(maybe_mapped);
-        let (opens, mode) = (inode.opens, inode.mode);
+        let (opens, mode, deleted) = (inode.opens, inode.mode, inode.deleted);
         if opens > 0 {
             self.table.set_opens(node, opens, mode.backing_id());
             return;
         }
         shard.remove(&node);
+        if let (Some(names), Some(bytes), Some(charging)) = (&mut names, deleted, &self.charging) {
+            names.begin();
+            names.gone(node, charging.forget(node).unwrap_or(bytes));
+            self.table.set_life(node, Life::Gone);
+            self.deleted_open.fetch_sub(1, Ordering::AcqRel);
+        }
         // Under the lock: a new first open must not register before the old id is gone, or the kernel could see two
         // ids for one inode. Closed before the table forgets it: a successor that closes it again does no harm.
         if let DataMode::Passthrough(id) = mode
@@ -442,6 +571,7 @@ impl GuardFs {
         {
             tracing::debug!(ino = node, %errno, "cannot close a backing id");
         }
+        fail_point::reach(Stage::Unregistered);
         self.table.set_opens(node, 0, 0);
     }
 

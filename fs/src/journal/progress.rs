@@ -11,9 +11,12 @@
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+
+/// Set once, when the worker is about to make room for another one.
+static IS_CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// Every thread that has answered a request and still lives.
 static THREADS: Mutex<Vec<Arc<Thread>>> = Mutex::new(Vec::new());
@@ -66,8 +69,35 @@ pub(super) struct Busy(PhantomData<*const ()>);
 impl Busy {
     pub(super) fn begin() -> Self {
         OWN.with(|own| count(&own.0.begun));
-        Self(PhantomData)
+        let busy = Self(PhantomData);
+        if IS_CLOSED.load(Ordering::Acquire) {
+            drop(busy);
+            wait_for_the_end();
+        }
+        busy
     }
+}
+
+/// The request that this thread has read is sent again to the next worker, which finds no record of it and carries
+/// it out.
+fn wait_for_the_end() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Lets no thread begin with a request any more, until the process ends.
+///
+/// A thread that is just about to begin may not see it yet. Its request then is one of those that are under way when
+/// the process ends, which the journal is for.
+pub(crate) fn close() {
+    IS_CLOSED.store(true, Ordering::Release);
+}
+
+/// Returns how many threads are in a request.
+pub(crate) fn under_way() -> usize {
+    let threads = THREADS.lock();
+    threads.iter().map(|thread| thread.turn()).filter(|turn| turn.begun != turn.ended).count()
 }
 
 impl Drop for Busy {

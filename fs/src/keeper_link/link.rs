@@ -1,27 +1,32 @@
 //! The worker's side of the keeper's socket: one caller at a time, one reader.
 //!
 //! The worker's main thread reads everything ([`KeeperLink::receive`]); answers go on to whoever is waiting in
-//! a call. Calls come from the driver thread only, so at most one is under way.
+//! a call. Calls come from the driver thread only, so at most one is under way. An upgrade is asked for beside them,
+//! because the keeper takes its time over it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use wsguard_api::{ApiError, ErrorCode};
+use wsguard_api::{ApiError, ErrorCode, UpgradeAccepted};
 
 use super::protocol::{Channel, ChannelError, SessionId, ToKeeper, ToWorker};
 
 /// How long the keeper may take for an answer; it only opens files.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the keeper may take to look at another program; see its `CHECK_TIMEOUT`.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Why the keeper did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    #[error("the keeper gave no answer within {} s", ANSWER_TIMEOUT.as_secs())]
-    TimedOut,
+    #[error("the keeper gave no answer within {seconds} s")]
+    TimedOut { seconds: u64 },
     #[error("{0}")]
     Refused(ApiError),
     #[error("the keeper gave an unexpected answer")]
@@ -33,7 +38,7 @@ impl LinkError {
     pub(crate) fn to_api(&self) -> ApiError {
         match self {
             Self::Refused(error) => error.clone(),
-            Self::Channel(_) | Self::TimedOut | Self::Unexpected => {
+            Self::Channel(_) | Self::TimedOut { .. } | Self::Unexpected => {
                 ApiError::new(ErrorCode::Internal, self.to_string())
             }
         }
@@ -47,6 +52,8 @@ pub(crate) enum Order {
     Shutdown,
     /// Read the config again.
     Reload,
+    /// Finish what is under way, begin nothing more and end; another worker goes on.
+    Drain,
 }
 
 type Answer = (ToWorker, Vec<OwnedFd>);
@@ -79,13 +86,22 @@ pub(crate) struct KeeperLink {
     channel: Channel,
     answers: Sender<Answer>,
     waiting: Mutex<Receiver<Answer>>,
+    upgrade_answers: Sender<Answer>,
+    waiting_for_upgrade: Mutex<Receiver<Answer>>,
 }
 
 impl KeeperLink {
     /// Takes over the socket.
     pub(crate) fn new(channel: Channel) -> Self {
         let (answers, waiting) = channel_pair();
-        Self { channel, answers, waiting: Mutex::new(waiting) }
+        let (upgrade_answers, upgrades) = channel_pair();
+        Self {
+            channel,
+            answers,
+            waiting: Mutex::new(waiting),
+            upgrade_answers,
+            waiting_for_upgrade: Mutex::new(upgrades),
+        }
     }
 
     /// Reads one packet. Returns an order if it is one; an answer goes to the thread that waits for it.
@@ -97,6 +113,12 @@ impl KeeperLink {
         match message {
             ToWorker::Shutdown => Ok(Some(Order::Shutdown)),
             ToWorker::Reload => Ok(Some(Order::Reload)),
+            ToWorker::Drain => Ok(Some(Order::Drain)),
+            ToWorker::UpgradeStarts { .. } | ToWorker::UpgradeRefused { .. } => {
+                // As below.
+                self.upgrade_answers.send((message, fds)).map_err(|_| ChannelError::Closed)?;
+                Ok(None)
+            }
             ToWorker::Hello { .. }
             | ToWorker::Session { .. }
             | ToWorker::Opened { .. }
@@ -124,14 +146,33 @@ impl KeeperLink {
         Ok(OpenedSession { session, device, state })
     }
 
-    /// Lets the keeper hold the root of the backing directory, too, with notes for the next worker.
+    /// Lets the keeper hold the root of the backing directory, too, with notes for the next worker, and tells it
+    /// under which number the kernel knows the connection.
     pub(crate) fn adopt(
         &self,
         session: SessionId,
         notes: String,
+        connection: u32,
         root: BorrowedFd<'_>,
     ) -> Result<(), LinkError> {
-        self.call(&ToKeeper::Adopt { session, notes }, &[root]).and_then(expect_done)
+        self.call(&ToKeeper::Adopt { session, notes, connection }, &[root]).and_then(expect_done)
+    }
+
+    /// Asks for another program in the place of this worker's. Once it was promised, this worker is told to end.
+    pub(crate) fn upgrade(
+        &self,
+        binary: Option<PathBuf>,
+        catalog: u32,
+    ) -> Result<UpgradeAccepted, LinkError> {
+        let waiting = self.waiting_for_upgrade.lock();
+        // An answer that came after its caller had given up.
+        while waiting.try_recv().is_ok() {}
+        self.channel.send(&ToKeeper::Upgrade { binary, catalog }, &[])?;
+        match received(waiting.recv_timeout(UPGRADE_TIMEOUT), UPGRADE_TIMEOUT)? {
+            (ToWorker::UpgradeStarts { accepted }, _) => Ok(accepted),
+            (ToWorker::UpgradeRefused { error }, _) => Err(LinkError::Refused(error)),
+            _ => Err(LinkError::Unexpected),
+        }
     }
 
     /// Lets the keeper forget a session.
@@ -143,11 +184,9 @@ impl KeeperLink {
         // Held until the answer is there: answers carry no number.
         let waiting = self.waiting.lock();
         self.channel.send(request, fds)?;
-        match waiting.recv_timeout(ANSWER_TIMEOUT) {
-            Ok((ToWorker::Refused { error }, _)) => Err(LinkError::Refused(error)),
-            Ok(answer) => Ok(answer),
-            Err(RecvTimeoutError::Timeout) => Err(LinkError::TimedOut),
-            Err(RecvTimeoutError::Disconnected) => Err(LinkError::Channel(ChannelError::Closed)),
+        match received(waiting.recv_timeout(ANSWER_TIMEOUT), ANSWER_TIMEOUT)? {
+            (ToWorker::Refused { error }, _) => Err(LinkError::Refused(error)),
+            answer => Ok(answer),
         }
     }
 }
@@ -160,6 +199,13 @@ impl AsFd for KeeperLink {
 
 fn channel_pair() -> (Sender<Answer>, Receiver<Answer>) {
     channel()
+}
+
+fn received(answer: Result<Answer, RecvTimeoutError>, waited: Duration) -> Result<Answer, LinkError> {
+    answer.map_err(|error| match error {
+        RecvTimeoutError::Timeout => LinkError::TimedOut { seconds: waited.as_secs() },
+        RecvTimeoutError::Disconnected => LinkError::Channel(ChannelError::Closed),
+    })
 }
 
 fn expect_done((message, _): Answer) -> Result<(), LinkError> {
@@ -184,6 +230,26 @@ mod tests {
             assert_eq!(link.receive().unwrap(), Some(Order::Reload));
             assert_eq!(link.receive().unwrap(), None);
             assert_eq!(caller.join().unwrap().unwrap().session, SessionId(3));
+        });
+    }
+
+    #[test]
+    fn upgrade_is_answered_beside_other_calls() {
+        let (keeper, theirs) = Channel::pair().unwrap();
+        let link = KeeperLink::new(Channel::from_fd(theirs));
+        std::thread::scope(|scope| {
+            let upgrade = scope.spawn(|| link.upgrade(None, 1));
+            let (request, _): (ToKeeper, _) = keeper.receive().unwrap();
+            assert_eq!(request, ToKeeper::Upgrade { binary: None, catalog: 1 });
+            let close = scope.spawn(|| link.close(SessionId(4)));
+            let (request, _): (ToKeeper, _) = keeper.receive().unwrap();
+            assert_eq!(request, ToKeeper::Close { session: SessionId(4) });
+            let error = ApiError::new(ErrorCode::Conflict, "another one is under way");
+            keeper.send(&ToWorker::UpgradeRefused { error: error.clone() }, &[]).unwrap();
+            keeper.send(&ToWorker::Done, &[]).unwrap();
+            assert_eq!((link.receive().unwrap(), link.receive().unwrap()), (None, None));
+            close.join().unwrap().unwrap();
+            assert_eq!(upgrade.join().unwrap().unwrap_err().to_api(), error);
         });
     }
 

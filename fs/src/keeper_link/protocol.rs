@@ -7,6 +7,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -17,15 +18,15 @@ use rustix::net::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use wsguard_api::ApiError;
+use wsguard_api::{ApiError, Program, UpgradeAccepted};
 
 use super::history::Past;
 
 /// Raised when a message changes its meaning.
-pub(crate) const PROTOCOL_VERSION: u32 = 2;
+pub(crate) const PROTOCOL_VERSION: u32 = 3;
 
-/// Longest packet; a longer one is refused by the sender.
-const MAX_PACKET: usize = 32 * 1024;
+/// Longest packet; a longer one is refused by the sender. [`Past`] is bounded to fit with much room left.
+const MAX_PACKET: usize = 64 * 1024;
 
 /// Most descriptors of one packet: device, state and root.
 const MAX_FDS: usize = 3;
@@ -45,7 +46,8 @@ impl std::fmt::Display for SessionId {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub(crate) enum ToWorker {
-    /// The first message; as many [`ToWorker::Session`] follow as `sessions` says.
+    /// The first message, with the control socket that listens and the file for the last words; as many
+    /// [`ToWorker::Session`] follow as `sessions` says.
     Hello {
         /// [`PROTOCOL_VERSION`].
         version: u32,
@@ -57,6 +59,10 @@ pub(crate) enum ToWorker {
         sessions: usize,
         /// How the workers before the receiver ended.
         past: Past,
+        /// What the keeper runs.
+        keeper: Program,
+        /// What the receiver runs.
+        program: Program,
     },
     /// A session that an earlier worker served, with its device, state and, once adopted, root descriptor.
     Session {
@@ -83,6 +89,18 @@ pub(crate) enum ToWorker {
     Shutdown,
     /// Read the config again.
     Reload,
+    /// Finish what is under way, begin nothing more and end; another worker goes on.
+    Drain,
+    /// Answers [`ToKeeper::Upgrade`]: [`ToWorker::Drain`] follows.
+    UpgradeStarts {
+        /// For whoever asked.
+        accepted: UpgradeAccepted,
+    },
+    /// Answers [`ToKeeper::Upgrade`]: everything stays as it is.
+    UpgradeRefused {
+        /// Why.
+        error: ApiError,
+    },
 }
 
 /// From the worker.
@@ -100,6 +118,8 @@ pub(crate) enum ToKeeper {
         session: SessionId,
         /// For the next worker; the keeper does not read it.
         notes: String,
+        /// The name of the connection to the kernel in the fusectl filesystem.
+        connection: u32,
     },
     /// The session is over; the keeper lets go of its descriptors.
     Close {
@@ -115,6 +135,22 @@ pub(crate) enum ToKeeper {
     TakenOver {
         /// For how long requests had waited, if there were any sessions.
         stall_ms: Option<u64>,
+    },
+    /// Everything that is to be mounted is, as far as it can be.
+    Ready,
+    /// Asks for another program in the place of this worker's.
+    Upgrade {
+        /// Its file; where the keeper's own was started from if absent.
+        binary: Option<PathBuf>,
+        /// The catalog's format.
+        catalog: u32,
+    },
+    /// On the way out after [`ToWorker::Drain`]: from now on requests wait.
+    Draining,
+    /// All requests are answered but these, which could not wait any longer.
+    Drained {
+        /// How many; the successor carries them out.
+        unanswered: usize,
     },
     /// This worker cannot start, and another one could not either.
     Fatal {
@@ -252,7 +288,7 @@ mod tests {
         let there = Channel::from_fd(there);
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"state").unwrap();
-        let sent = ToKeeper::Adopt { session: SessionId(7), notes: String::new() };
+        let sent = ToKeeper::Adopt { session: SessionId(7), notes: String::new(), connection: 9 };
         here.send(&sent, &[file.as_fd()]).unwrap();
         here.send(&ToKeeper::Heartbeat { stuck_seconds: 1 }, &[]).unwrap();
         let (message, mut fds): (ToKeeper, _) = there.receive().unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::meter::FileClass;
+use super::meter::{FileClass, UNLIMITED};
 use super::refusal::Refusal;
 use super::scope::{Scope, smallest_grant};
 use super::space::{self, HostSpace, Statfs};
@@ -94,6 +94,11 @@ impl Account {
         self.add_held(bytes);
     }
 
+    /// Whether any scope limits bytes.
+    pub(crate) fn limits_bytes(&self) -> bool {
+        self.chain.iter().any(|scope| scope.book.lock().limit_caps(Dimension::Bytes).small != UNLIMITED)
+    }
+
     /// Whether use is assumed rather than counted.
     pub(crate) fn is_estimated(&self) -> bool {
         self.project().cells.estimated().load(Ordering::Acquire) != 0
@@ -147,7 +152,8 @@ impl Account {
     }
 
     /// The watermark to persist next: the present one is nearly reached, far too high, or there is none yet. It is
-    /// in effect once [`Self::set_watermark`] is told. For the one thread that persists.
+    /// in effect once [`Self::set_watermark`] is told. For the one thread that persists, which looks after every
+    /// request and every few seconds besides: nobody asks for a mark to be lowered.
     pub(crate) fn watermark_wanted(&self) -> Option<Watermark> {
         self.ledger.persister().next(self.project())
     }

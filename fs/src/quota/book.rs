@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::clock::{GraceClock, LedgerClock, Notice, later};
 use super::limits::{Effective, LimitErrno, Limits, Mode, least};
-use super::meter::{Caps, UNLIMITED};
+use super::meter::{Caps, FileClass, UNLIMITED};
 use super::refusal::Reason;
 use super::space::HostFloor;
 use super::{Dimension, EventKind};
@@ -19,11 +19,13 @@ enum Level {
 }
 
 /// See the module. All times are ledger time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Book {
     pub(super) limits: Option<Limits>,
     clocks: [Option<GraceClock>; 2],
     levels: [Level; 2],
+    /// Clocks that [`Self::relax`] stopped and nobody has been told of.
+    has_relaxed: [bool; 2],
     /// Of pools: what the host leaves.
     pub(super) floor: Option<HostFloor>,
     /// When it was last looked at.
@@ -40,6 +42,7 @@ impl Book {
             limits: None,
             clocks: [None; 2],
             levels: [Level::Low; 2],
+            has_relaxed: [false; 2],
             floor: None,
             now,
             told_saturated: 0,
@@ -98,11 +101,10 @@ impl Book {
         Caps { small: limits.small.min(floor), large: limits.large.min(floor) }
     }
 
-    /// Tells why a scope that uses `used` has refused, and with what number.
-    pub(super) fn reason(&self, dimension: Dimension, used: u64) -> (Reason, LimitErrno) {
-        let caps = self.limit_caps(dimension);
+    /// Tells why a scope that uses `used` has refused a file of `class`, and with what number.
+    pub(super) fn reason(&self, dimension: Dimension, used: u64, class: FileClass) -> (Reason, LimitErrno) {
         let errno = self.limits.as_ref().map_or(LimitErrno::default(), |limits| limits.errno);
-        if self.floor_cap(dimension) < caps.large {
+        if self.floor_cap(dimension) < self.limit_caps(dimension).of(class) {
             return (Reason::HostFull, LimitErrno::Space);
         }
         let Effective { soft, hard, .. } = self.effective(dimension);
@@ -141,13 +143,15 @@ impl Book {
         self.now = now;
     }
 
-    /// Stops an expired grace clock if `used` is back at the soft limit. Returns whether it did.
+    /// Stops an expired grace clock if `used` is back at the soft limit. Returns whether it did; [`Self::advance`]
+    /// tells of it.
     pub(super) fn relax(&mut self, dimension: Dimension, used: u64) -> bool {
         let soft = self.effective(dimension).soft;
         let clock = &mut self.clocks[dimension.index()];
         // Only a clock that the limits explain: one that was restored before them is theirs to judge.
         if clock.is_some_and(|clock| clock.is_expired) && soft.is_some_and(|soft| used <= soft) {
             *clock = None;
+            self.has_relaxed[dimension.index()] = true;
             return true;
         }
         false
@@ -180,6 +184,9 @@ impl Book {
         events: &mut Vec<EventKind>,
     ) {
         let index = dimension.index();
+        if std::mem::take(&mut self.has_relaxed[index]) {
+            events.push(EventKind::GraceStopped { dimension });
+        }
         let is_above = self.effective(dimension).soft.is_some_and(|soft| used > soft);
         if !is_above {
             if self.clocks[index].take().is_some() {
@@ -203,6 +210,11 @@ impl Book {
 
     fn advance_level(&mut self, dimension: Dimension, used: u64) -> Option<EventKind> {
         let Effective { hard, headroom, .. } = self.effective(dimension);
+        let floor = Some(self.floor_cap(dimension)).filter(|floor| *floor != UNLIMITED);
+        let (hard, headroom) = match (hard, floor) {
+            (hard, Some(floor)) if hard.is_none_or(|hard| floor < hard) => (Some(floor), 0),
+            (hard, Some(_) | None) => (hard, headroom),
+        };
         let old = self.levels[dimension.index()];
         let hard = hard.filter(|hard| *hard > 0);
         let new = hard.map_or(Level::Low, |hard| level(used, hard, headroom, old));
@@ -221,7 +233,7 @@ fn level(used: u64, hard: u64, headroom: u64, old: Level) -> Level {
     let slack = hard / 100;
     let is_at =
         |level: Level, line: u64| used >= if level <= old { line.saturating_sub(slack) } else { line };
-    if is_at(Level::Hard, hard - headroom) {
+    if is_at(Level::Hard, (hard - headroom).max(1)) {
         return Level::Hard;
     }
     [95, 90, 80]

@@ -45,8 +45,12 @@ impl Tables {
         scope
     }
 
-    /// Takes the book that was kept for a scope, or a new one.
+    /// Takes the book that was kept for a scope, or a new one. A scope whose last account lingers while its project is
+    /// attached anew shares what it knows.
     fn wake(&mut self, key: &ScopeKey) -> Book {
+        if let Some(scope) = self.scopes.get(key) {
+            return scope.book.lock().clone();
+        }
         self.resting.remove(key).unwrap_or_else(|| Book::new(self.clock.now()))
     }
 
@@ -67,6 +71,12 @@ impl Tables {
     }
 }
 
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").finish_non_exhaustive()
+    }
+}
+
 impl Ledger {
     /// Makes an empty ledger.
     pub(crate) fn new() -> Arc<Self> {
@@ -74,7 +84,7 @@ impl Ledger {
     }
 
     /// Enters a project below its parents, whose totals grow by what `cells` hold. It leaves them when the account is
-    /// dropped. A project must not be attached twice at a time.
+    /// dropped. While an earlier account of the same project lingers, both count on the parents.
     pub(crate) fn attach(
         self: &Arc<Self>,
         project: &str,

@@ -27,7 +27,7 @@ pub(crate) struct Limits {
     pub(crate) errno: LimitErrno,
     /// Bytes at the end that only small files may use; by default 1 % of the hard bound, at most 64 MiB.
     pub(crate) headroom_bytes: Option<u64>,
-    /// Temporary raises of both bounds.
+    /// Temporary raises of both bounds. One that has ended is to be left in for as long as a grace period.
     pub(crate) boosts: Vec<Boost>,
 }
 

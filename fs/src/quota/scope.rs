@@ -93,7 +93,7 @@ impl Scope {
         self.refused.fetch_add(1, Ordering::Relaxed);
         let book = self.book.lock();
         let used = self.used(dimension);
-        let (reason, errno) = book.reason(dimension, used);
+        let (reason, errno) = book.reason(dimension, used, class);
         Refusal {
             scope: self.key.clone(),
             dimension,

@@ -134,7 +134,7 @@ fn usage(scope: &Scope, book: &Book, clock: &LedgerClock, dimension: Dimension) 
     Usage {
         used,
         reserved,
-        held: meter.held().load(Ordering::Acquire).min(reserved),
+        held: meter.held().load(Ordering::Acquire),
         soft: effective.soft,
         hard: super::limits::least(effective.hard, floor),
         headroom: effective.headroom,

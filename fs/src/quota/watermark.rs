@@ -7,7 +7,7 @@
 //!
 //! A mark is lowered in memory first and on disk afterwards. One thread persists.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -18,6 +18,9 @@ use super::scope::Scope;
 /// How long a reservation waits at most. A write is not made to fail because a database is slow; it then passes the
 /// mark, which is counted and told.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// How often who waits looks whether use has fallen meanwhile, of which nobody is told.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 const LARGEST_BYTE_STEP: u64 = 1 << 30;
 const SMALLEST_BYTE_STEP: u64 = 1 << 20;
@@ -54,8 +57,9 @@ pub(super) fn step(dimension: Dimension, hard: Option<u64>) -> u64 {
 /// Where those who reserve and the one who persists meet.
 #[derive(Default)]
 pub(super) struct Persister {
-    /// Whether a mark is wanted.
-    asked: Mutex<bool>,
+    /// Whether a mark is wanted. Set without the lock, which is taken to wake somebody.
+    is_asked: AtomicBool,
+    lock: Mutex<()>,
     wanted: Condvar,
     persisted: Condvar,
 }
@@ -64,57 +68,57 @@ impl Persister {
     /// Waits until someone wants a mark. Returns whether so; the request is taken with it.
     pub(super) fn wait_for_request(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
-        let mut asked = self.asked.lock();
-        while !*asked {
-            if self.wanted.wait_until(&mut asked, deadline).timed_out() {
-                break;
+        let mut lock = self.lock.lock();
+        while !self.is_asked.swap(false, Ordering::AcqRel) {
+            if self.wanted.wait_until(&mut lock, deadline).timed_out() {
+                return self.is_asked.swap(false, Ordering::AcqRel);
             }
         }
-        std::mem::take(&mut *asked)
+        true
     }
 
     /// Called after `scope` has `taken`: asks for the next mark in time, and waits where use would pass the present
     /// one.
     pub(super) fn admit(&self, scope: &Scope, dimension: Dimension, taken: u64) {
-        let Some(mark) = mark(scope, dimension) else { return };
-        if taken.saturating_add(scope.meter(dimension).step() / 2) <= mark {
-            return;
-        }
-        if taken <= mark {
-            self.ask();
-        } else {
+        if mark(scope, dimension).is_some_and(|mark| taken > mark) {
             self.wait_for_mark(scope, dimension, taken);
+        } else if is_nearly_reached(scope, dimension, taken) {
+            self.ask();
         }
     }
 
     /// Called after use has grown without asking.
     pub(super) fn note(&self, scope: &Scope, dimension: Dimension) {
-        let taken = scope.meter(dimension).taken();
-        if mark(scope, dimension)
-            .is_some_and(|mark| taken.saturating_add(scope.meter(dimension).step() / 2) > mark)
-        {
+        if is_nearly_reached(scope, dimension, scope.meter(dimension).taken()) {
             self.ask();
         }
     }
 
     fn ask(&self) {
-        let mut asked = self.asked.lock();
-        if !*asked {
-            *asked = true;
+        let has_been = self.is_asked.load(Ordering::Acquire) || self.is_asked.swap(true, Ordering::AcqRel);
+        if !has_been {
+            // Under the lock: whoever found nothing asked is waiting by then.
+            drop(self.lock.lock());
             self.wanted.notify_one();
         }
     }
 
     fn wait_for_mark(&self, scope: &Scope, dimension: Dimension, taken: u64) {
         let deadline = Instant::now() + LONGEST_WAIT;
-        let mut asked = self.asked.lock();
-        while mark(scope, dimension).is_some_and(|mark| mark < taken) {
-            *asked = true;
-            self.wanted.notify_one();
-            if self.persisted.wait_until(&mut asked, deadline).timed_out() {
+        let mut lock = self.lock.lock();
+        // What is taken now includes what the caller took: at or below the mark, use cannot pass it.
+        let is_above = || {
+            let taken = taken.min(scope.meter(dimension).taken());
+            mark(scope, dimension).is_some_and(|mark| taken > mark)
+        };
+        while is_above() {
+            if Instant::now() >= deadline {
                 scope.overruns.fetch_add(1, Ordering::Relaxed);
                 return;
             }
+            self.is_asked.store(true, Ordering::Release);
+            self.wanted.notify_one();
+            self.persisted.wait_for(&mut lock, LOOK_INTERVAL);
         }
     }
 
@@ -135,8 +139,8 @@ impl Persister {
         let limit = scope.book.lock().limit_caps(dimension).small;
         let ahead = taken.saturating_add(step).min(limit.max(taken));
         let Some(present) = mark(scope, dimension) else { return (ahead, true) };
-        if ahead > present && taken.saturating_add(step / 2) > present {
-            return (ahead, true);
+        if is_nearly_reached(scope, dimension, taken) {
+            return (ahead.max(present), ahead > present);
         }
         if present.saturating_sub(taken) > step.saturating_mul(2)
             && self.lower(scope, dimension, ahead, present)
@@ -169,12 +173,40 @@ impl Persister {
 
     fn wake(&self) {
         // Under the lock: whoever found the old mark is either waiting already or has not looked yet.
-        drop(self.asked.lock());
+        drop(self.lock.lock());
         self.persisted.notify_all();
     }
+}
+
+/// Whether the next mark is due: less than half a step is left, and the limit does not end before.
+fn is_nearly_reached(scope: &Scope, dimension: Dimension, taken: u64) -> bool {
+    let meter = scope.meter(dimension);
+    mark(scope, dimension).is_some_and(|mark| {
+        taken.saturating_add(meter.step() / 2) > mark && (mark < meter.caps().small || mark < taken)
+    })
 }
 
 /// What has been persisted; `None` while nothing has, which bounds nothing.
 pub(super) fn mark(scope: &Scope, dimension: Dimension) -> Option<u64> {
     scope.cells.watermark(dimension).load(Ordering::SeqCst).checked_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::book::Book;
+    use super::super::{Cells, ScopeKey};
+    use super::*;
+
+    #[test]
+    fn mark_is_not_lowered_below_what_was_taken_meanwhile() {
+        let key = ScopeKey::Project("p".to_owned());
+        let scope = Scope::new(key, Cells::private(), Book::new(jiff::Timestamp::MIN));
+        let persister = Persister::default();
+        persister.set(&scope, Watermark { bytes: 100, inodes: 100 });
+        scope.meter(Dimension::Bytes).add(50);
+        assert!(!persister.lower(&scope, Dimension::Bytes, 49, 100));
+        assert_eq!(mark(&scope, Dimension::Bytes), Some(100));
+        assert!(persister.lower(&scope, Dimension::Bytes, 50, 100));
+        assert_eq!(mark(&scope, Dimension::Bytes), Some(50));
+    }
 }

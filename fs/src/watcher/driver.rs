@@ -25,6 +25,7 @@ use super::batch::{Batch, Change, Changes};
 use super::directories::{Directories, DirectoryId};
 use super::listing::{Count, Listing, ListingError, count_directories, remote_filesystem};
 use super::source::{Notice, Source, WatchError};
+use super::turn::Turn;
 use super::{ChangeSink, OwnMutations, StartedBy, Status};
 
 /// Pause before the watches are set up again; doubled each time that events are lost again soon.
@@ -153,8 +154,10 @@ impl Driver {
     }
 
     fn watch(&self, has_promised: bool) -> End {
+        let turn = Turn::wait(|| !self.is_stopped());
         let result = self.begin().and_then(|mut watch| {
             watch.walk()?;
+            drop(turn);
             if has_promised {
                 // Changes from before these watches, and replies that reached the kernel's cache only after the
                 // loss was told.

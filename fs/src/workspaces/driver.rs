@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::error_chain::one_line;
 use crate::keeper_link::KeeperLink;
 use crate::mounting::{
-    self, ExpectedDirectory, MountError, MountPlan, Mounted, Presence, check_form, check_name, check_overlap,
+    self, ExpectedDirectory, MountError, MountPlan, Mounted, Payer, Presence, check_form, check_name, check_overlap,
     check_own,
 };
 use crate::roots_watch::RootsWatch;
@@ -151,6 +151,10 @@ impl Driver {
                     if let Some(reply) = reply {
                         answer(reply, Ok(report));
                     }
+                    return;
+                }
+                Ok(Job::Drain) => {
+                    self.note_alive();
                     return;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -373,7 +377,7 @@ impl Driver {
         self.write_sidecar(&record);
         self.tell_ledger_of(&record);
         let former = self.former_superblocks(&record);
-        match mounting::mount(&self.link, &self.plan(&record)) {
+        match mounting::mount(&self.link, self.registry.quota().ledger(), &self.plan(&record)) {
             Ok(mounted) => {
                 self.note_superseded(&record, mounted.device(), former);
                 self.enter(record, mounted, noted)
@@ -424,6 +428,12 @@ impl Driver {
             },
             threads: self.config.threads,
             watch_limit: self.config.watch_directories,
+            payer: Some(Payer {
+                owner: record.owner_uid,
+                group: self.registry.quota().group_of(record.owner_uid),
+                accounting: None,
+                assumed: self.registry.quota().upper_bound(&record.id),
+            }),
             expected: record
                 .identity
                 .clone()

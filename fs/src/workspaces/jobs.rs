@@ -43,6 +43,8 @@ pub(crate) enum Job {
     Configure(Box<Config>),
     /// Unmount everything and end.
     Shutdown(Option<Reply<ShutdownReport>>),
+    /// End and leave everything to another worker.
+    Drain,
 }
 
 /// Hands jobs to the driver.
@@ -60,12 +62,12 @@ impl Jobs {
         (Self { sender, stopping: Arc::default(), is_search_queued: Arc::default() }, receiver)
     }
 
-    /// Queues a job. After a shutdown was asked for, longer jobs end early.
+    /// Queues a job. After it was asked to end, longer jobs end early.
     ///
     /// # Errors
     /// `Unavailable` once the driver has ended.
     pub(crate) fn submit(&self, job: Job) -> Result<(), ApiError> {
-        if matches!(job, Job::Shutdown(_)) {
+        if matches!(job, Job::Shutdown(_) | Job::Drain) {
             self.stopping.store(true, Ordering::Relaxed);
         }
         self.sender.send(job).map_err(|_| stopping_error())
@@ -84,7 +86,7 @@ impl Jobs {
         self.is_search_queued.store(false, Ordering::Release);
     }
 
-    /// Returns whether a shutdown was asked for.
+    /// Returns whether the driver was asked to end.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
@@ -92,6 +94,6 @@ impl Jobs {
 
 /// What a client is told while the daemon ends.
 pub(crate) fn stopping_error() -> ApiError {
-    ApiError::new(ErrorCode::Unavailable, "the daemon is stopping")
-        .with_hint("start it again with `wsguard daemon`")
+    ApiError::new(ErrorCode::Unavailable, "the daemon is stopping or being upgraded")
+        .with_hint("try again; if no daemon answers then, start it with `wsguard daemon`")
 }

@@ -16,8 +16,10 @@ use wsguard_api::{
 
 use super::driver::{Driver, catalog_error};
 use super::quota_board::ProjectView;
-use crate::catalog::{Dimension, GraceRow, NewAudit, QuotaRows, WorkspaceRecord};
+use super::quota_keeper::QuotaKeeper;
+use crate::catalog::{Counters, Dimension, GraceRow, NewAudit, QuotaRows, WorkspaceRecord};
 use crate::error_chain::one_line;
+use crate::mounting::Mounted;
 use crate::policy::{self, EditContext, Policy, ProjectFacts, Verdict};
 use crate::quota::{self, ScopeKey};
 
@@ -31,6 +33,10 @@ pub(super) struct QuotaState {
     told: BTreeMap<ScopeKey, quota::Limits>,
     /// Grace clocks as they are stored.
     clocks: Vec<GraceRow>,
+    /// Stores watermarks; `None` if it could not be started.
+    keeper: Option<QuotaKeeper>,
+    /// What was unmounted and is known exactly, to be stored.
+    clean: Vec<(String, Counters)>,
 }
 
 impl Driver {
@@ -61,6 +67,38 @@ impl Driver {
         let facts: Vec<ProjectFacts> = records.iter().map(facts_of).collect();
         self.tell_ledger(&facts);
         self.start_clocks();
+        match QuotaKeeper::start(&self.config.state_dir, self.registry.clone()) {
+            Ok(keeper) => self.quota.keeper = Some(keeper),
+            Err(reason) => {
+                error!(reason, "quota is not stored");
+                self.registry.warn(format!("use is not stored and full disks are noticed late: {reason}"));
+            }
+        }
+    }
+
+    /// Notes what a workspace uses that was just unmounted, if that is known exactly.
+    pub(super) fn note_final_usage(&mut self, id: &str, mounted: &Mounted) {
+        let Some((used_bytes, used_inodes)) = mounted.final_usage() else { return };
+        let counters = Counters {
+            used_bytes,
+            used_inodes,
+            watermark_bytes: used_bytes,
+            watermark_inodes: used_inodes,
+            is_clean: true,
+        };
+        self.registry.quota().set_counters_of(id, counters);
+        self.quota.clean.push((id.to_owned(), counters));
+    }
+
+    /// Stores what was noted. Without it, the next mounts assume more than there is until they are counted.
+    pub(super) fn store_final_usage(&mut self) {
+        let clean = std::mem::take(&mut self.quota.clean);
+        let rows: Vec<(&str, Counters)> = clean.iter().map(|(id, counters)| (id.as_str(), *counters)).collect();
+        if let (Some(keeper), false) = (&self.quota.keeper, rows.is_empty())
+            && let Err(error) = keeper.store(&rows)
+        {
+            warn!(error = %one_line(&error), "use of unmounted workspaces is not stored");
+        }
     }
 
     /// Lets grace clocks of an earlier worker run on.

@@ -89,6 +89,21 @@ impl QuotaBoard {
         Arc::clone(&self.contents.lock().policy)
     }
 
+    /// Returns what a workspace that is not mounted uses at most: bytes and inodes; nothing if it is new.
+    pub(super) fn upper_bound(&self, id: &str) -> (u64, u64) {
+        self.contents.lock().counters.get(id).map(Counters::upper_bound).unwrap_or_default()
+    }
+
+    /// Notes what a workspace uses that was unmounted.
+    pub(super) fn set_counters_of(&self, id: &str, counters: Counters) {
+        self.contents.lock().counters.insert(id.to_owned(), counters);
+    }
+
+    /// Returns the group of users that a user belongs to.
+    pub(super) fn group_of(&self, uid: u32) -> Option<String> {
+        self.policy().group_of(uid).map(str::to_owned)
+    }
+
     pub(super) fn set_policy(&self, policy: Policy) {
         self.contents.lock().policy = Arc::new(policy);
     }

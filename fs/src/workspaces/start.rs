@@ -36,9 +36,11 @@ impl Driver {
         };
         // Before the first request is served: it must not pass a limit.
         self.start_quota(&records);
-        let taken: Vec<(String, Mounted)> =
-            inherited.into_iter().filter_map(|session| self.take_over(session)).collect();
+        let taken = self.take_over(inherited);
         taken_over();
+        for (_, mounted) in &taken {
+            mounted.watch();
+        }
         if let Err(error) = mounting::prepare_mounts_dir(&self.mounts_dir) {
             error!(error = %error, "mounts directory is not private");
             self.registry
@@ -68,15 +70,17 @@ impl Driver {
         self.scan_roots();
     }
 
-    fn take_over(&self, inherited: InheritedSession) -> Option<(String, Mounted)> {
-        let id = inherited.workspace.clone();
-        match mounting::take_over(&self.link, inherited) {
-            Ok(mounted) => Some((id, mounted)),
-            Err(error) => {
-                error!(workspace = %id, error = %one_line(&error), "session cannot be taken over; its mounts are dead");
-                None
-            }
-        }
+    fn take_over(&self, inherited: Vec<InheritedSession>) -> Vec<(String, Mounted)> {
+        let taken = mounting::take_over(&self.link, self.registry.quota().ledger(), inherited).into_iter();
+        taken
+            .filter_map(|(id, result)| match result {
+                Ok(mounted) => Some((id, mounted)),
+                Err(error) => {
+                    error!(workspace = %id, error = %one_line(&error), "session cannot be taken over; its mounts are dead");
+                    None
+                }
+            })
+            .collect()
     }
 
     /// Puts a workspace that was taken over into the registry. One that is unmounted or forgotten is served until

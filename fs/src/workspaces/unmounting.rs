@@ -103,6 +103,7 @@ impl Driver {
             }
             unmounted.extend(self.registry.view_of(&id).map(|workspace| report(workspace, outcome, false)));
         }
+        self.store_final_usage();
         if let Err(error) = self.catalog.put_all(&records) {
             error!(error = %one_line(&error), "catalog does not take when workspaces were unmounted");
         }
@@ -127,6 +128,7 @@ impl Driver {
         let users = self.find_users(devices).pop().unwrap_or_default();
         let outcome = Outcome { detached, users };
         let record = self.note_unmounted(&id, mounted, WantedState::Unmounted, &outcome)?;
+        self.store_final_usage();
         self.finish_lingering();
         self.catalog.put(&record).map_err(|error| catalog_error(&error))?;
         Ok(outcome)
@@ -153,6 +155,7 @@ impl Driver {
         self.remove_sidecar(id);
         if !outcome.detached {
             self.note_released(id, mounted.device());
+            self.note_final_usage(id, &mounted);
         }
         let users = mount_users::summary(&outcome.users);
         info!(workspace = %id, name = %record.name, detached = outcome.detached, users, "workspace unmounted");
