@@ -272,6 +272,14 @@ impl Daemon {
         keeper.wait().expect("a killed child can be waited for");
     }
 
+    /// Kills the keeper alone and waits for it; the kernel ends the worker, as far as it can.
+    pub fn kill_keeper(&mut self) {
+        let mut keeper = self.keeper.take().expect("the daemon runs");
+        kill(keeper.id(), Signal::KILL);
+        keeper.wait().expect("a killed child can be waited for");
+        self.workers.clear();
+    }
+
     fn spawn(&mut self) {
         assert!(self.keeper.is_none(), "the daemon runs already");
         let daemon = self.options.program.clone().unwrap_or_else(wsguard_binary);

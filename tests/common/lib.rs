@@ -37,7 +37,9 @@ pub use docker::{ContainerRun, Docker, RunningContainer};
 pub use mapping::{Mapping, Protection};
 pub use mount::{GuardMount, GuardMountBuilder};
 pub use mountinfo::{Mount, mounts, mounts_below, mounts_of_process, unmount_below};
-pub use process::{children, command_line, is_alive, kill, open_fds, resident_bytes};
+pub use process::{
+    StoppedThreads, children, command_line, is_alive, kill, open_fds, resident_bytes, threads,
+};
 pub use require::{Facility, require_tool};
 pub use scratch::Scratch;
 pub use user::{as_user, run_as};

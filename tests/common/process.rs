@@ -93,3 +93,56 @@ fn stat_field(pid: u32, index: usize) -> Option<String> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(index).map(str::to_owned)
 }
+
+/// Returns the thread ids of the process with their names and states (proc_pid_stat(5)).
+pub fn threads(pid: u32) -> Vec<(u32, String, String)> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    tasks
+        .flatten()
+        .filter_map(|task| {
+            let id = task.file_name().to_str()?.parse().ok()?;
+            let name = fs::read_to_string(task.path().join("comm")).ok()?;
+            let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+            let (_, rest) = stat.rsplit_once(')')?;
+            Some((id, name.trim_end().to_owned(), rest.split_whitespace().next()?.to_owned()))
+        })
+        .collect()
+}
+
+/// Threads of other processes that stand still; they go on, or end if they were killed, when this is dropped.
+pub struct StoppedThreads {
+    release: Option<std::sync::mpsc::Sender<()>>,
+    tracer: Option<std::thread::JoinHandle<()>>,
+}
+
+impl StoppedThreads {
+    /// Stops these threads, and no other threads of their processes.
+    pub fn stop(threads: Vec<u32>) -> Self {
+        let (release, released) = std::sync::mpsc::channel();
+        let (tell, told) = std::sync::mpsc::channel();
+        // What a thread has stopped is released when it ends.
+        let tracer = std::thread::spawn(move || {
+            for thread in threads {
+                let id = i32::try_from(thread).expect("a thread id is positive");
+                if let Err(error) = crate::sys::stop_thread(id) {
+                    panic!("cannot stop thread {thread}: {error}");
+                }
+            }
+            tell.send(()).expect("whoever stops waits for it");
+            // Ends when the sender is dropped.
+            released.recv().unwrap_err();
+        });
+        told.recv().expect("the threads can be stopped");
+        Self { release: Some(release), tracer: Some(tracer) }
+    }
+}
+
+impl Drop for StoppedThreads {
+    fn drop(&mut self) {
+        drop(self.release.take());
+        if let Some(tracer) = self.tracer.take() {
+            // It cannot have panicked without having printed why.
+            drop(tracer.join());
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! The three system interfaces that no safe crate offers: exit handlers and per-thread credentials.
+//! The system interfaces that no safe crate offers: exit handlers, per-thread credentials, stopping one thread.
 #![expect(unsafe_code, reason = "libc calls without a safe wrapper")]
 
 use std::io;
@@ -30,4 +30,17 @@ pub(crate) fn unshare_filesystem_attributes() -> io::Result<()> {
 
 fn check(result: libc::c_long) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Stops one thread of another process, and no other thread of it, until it is killed or the calling thread ends.
+///
+/// A signal would stop them all.
+pub(crate) fn stop_thread(thread: i32) -> io::Result<()> {
+    let null = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: PTRACE_SEIZE takes a thread id and, as the last argument, options: none.
+    check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, thread, null, null) })?;
+    // SAFETY: PTRACE_INTERRUPT takes a thread id only.
+    check(unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, thread, null, null) })?;
+    // SAFETY: a null status is allowed; the wait ends when the thread has stopped.
+    check(i64::from(unsafe { libc::waitpid(thread, std::ptr::null_mut(), libc::__WALL) }))
 }

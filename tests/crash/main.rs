@@ -12,6 +12,8 @@ mod crash_loop;
 #[cfg(test)]
 mod ground;
 #[cfg(test)]
+mod hanging;
+#[cfg(test)]
 mod killer;
 #[cfg(test)]
 mod leaks;

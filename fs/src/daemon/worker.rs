@@ -65,6 +65,10 @@ struct Greeting {
 pub(super) fn run(options: &DaemonOptions) -> Result<WorkerEnd, DaemonError> {
     let signals = Signals::block().map_err(|errno| failed("block signals", errno.into()))?;
     let channel = keeper_channel()?;
+    // It was started by a descriptor, whose number is its name until now.
+    if let Err(errno) = rustix::thread::set_name(c"wsguard") {
+        debug!(errno = errno.raw_os_error(), "process keeps its name");
+    }
     let (config, greeting) = match prepare(options, &channel) {
         Ok(prepared) => prepared,
         Err(error) => {
