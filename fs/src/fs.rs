@@ -19,6 +19,7 @@ mod once;
 mod open_files;
 mod page_drop;
 mod reclaim;
+mod sweep;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -86,6 +87,7 @@ pub(crate) struct GuardFs {
     watched_ttl: OnceLock<Duration>,
     reclaim: reclaim::Reclaim,
     page_drop: page_drop::PageDrop,
+    sweep: sweep::Sweep,
 }
 
 /// The tables that outlive a worker.
@@ -169,6 +171,7 @@ impl GuardFs {
             watched_ttl: OnceLock::new(),
             reclaim: reclaim::Reclaim::default(),
             page_drop: page_drop::PageDrop::new(),
+            sweep: sweep::Sweep::default(),
         }
     }
 
@@ -184,6 +187,9 @@ impl GuardFs {
         let can_drop_all_names = self.device.invalidate_all_entries().is_ok();
         let ttl = if can_drop_all_names { WATCHED_TTL } else { WATCHED_TTL_WITHOUT_EPOCH };
         self.watched_ttl.get_or_init(|| ttl);
+        if started_by == StartedBy::Takeover {
+            self.sweep.start(self);
+        }
         let sink: Arc<dyn ChangeSink> = Arc::new(KernelCaches(Arc::downgrade(self)));
         self.watcher.get_or_init(|| {
             Watcher::start(self.backing.root().clone(), limit, started_by, self.own_mutations.clone(), sink)
@@ -196,6 +202,7 @@ impl GuardFs {
             watcher.stop();
         }
         self.page_drop.stop();
+        self.sweep.stop();
     }
 
     /// Returns how foreign edits are found at this moment.
@@ -297,6 +304,7 @@ impl GuardFs {
 
     /// Takes back references of the kernel.
     pub(crate) fn forget(&self, node: u64, lookups: u64) {
+        self.sweep.note_forget();
         let Some(inode) = self.table.forget(node, lookups) else { return };
         self.reclaim.while_closing(|| self.backing.forget(&inode.handle));
         self.reclaim.unpin(node);
