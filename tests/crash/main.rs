@@ -6,6 +6,8 @@
 //! [`stages`] kills them at every stage of every operation that must not happen twice.
 
 #[cfg(test)]
+mod containers;
+#[cfg(test)]
 mod crash_loop;
 #[cfg(test)]
 mod ground;
