@@ -22,6 +22,7 @@ mod open_files;
 mod page_drop;
 mod reclaim;
 mod recount;
+mod sweep;
 mod tracking;
 
 use std::ffi::OsStr;
@@ -103,6 +104,7 @@ pub(crate) struct GuardFs {
     /// Changes below the mount that only a recount can book.
     foreign_edits: AtomicU64,
     tracker: Arc<Tracker>,
+    sweep: sweep::Sweep,
 }
 
 /// The tables that outlive a worker.
@@ -209,6 +211,7 @@ impl GuardFs {
             deleted_open: AtomicUsize::new(0),
             foreign_edits: AtomicU64::new(0),
             tracker,
+            sweep: sweep::Sweep::default(),
         }
     }
 
@@ -224,6 +227,9 @@ impl GuardFs {
         let can_drop_all_names = self.device.invalidate_all_entries().is_ok();
         let ttl = if can_drop_all_names { WATCHED_TTL } else { WATCHED_TTL_WITHOUT_EPOCH };
         self.watched_ttl.get_or_init(|| ttl);
+        if started_by == StartedBy::Takeover {
+            self.sweep.start(self);
+        }
         let sink: Arc<dyn ChangeSink> = Arc::new(KernelCaches(Arc::downgrade(self)));
         self.watcher.get_or_init(|| {
             Watcher::start(self.backing.root().clone(), limit, started_by, self.own_mutations.clone(), sink)
@@ -236,6 +242,7 @@ impl GuardFs {
             watcher.stop();
         }
         self.page_drop.stop();
+        self.sweep.stop();
     }
 
     /// Returns how foreign edits are found at this moment.
@@ -356,6 +363,7 @@ impl GuardFs {
 
     /// Takes back references of the kernel.
     pub(crate) fn forget(&self, node: u64, lookups: u64) {
+        self.sweep.note_forget();
         let Some(inode) = self.table.forget(node, lookups) else { return };
         if let Some(charging) = &self.charging {
             charging.remember(node, inode.handle);

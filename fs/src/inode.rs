@@ -270,6 +270,13 @@ impl InodeTable {
         self.count(inode, Disputed::Refused)
     }
 
+    /// Returns how many references of the kernel are counted; `None` for a node that it does not know.
+    pub(crate) fn lookups(&self, node: u64) -> Option<u64> {
+        let shard = self.shard(node).lock();
+        let slot = shard.find(self, node)?;
+        Some(self.line(slot)[word::LOOKUPS].load(Ordering::Acquire))
+    }
+
     /// Counts one more reference of the kernel, entering the inode if it is new.
     ///
     /// A node whose number is used for another file now takes that file's identity.

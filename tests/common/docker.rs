@@ -51,6 +51,16 @@ impl Docker {
         })
     }
 
+    /// Restarts dockerd while its containers go on (`--live-restore`). Returns whether it did: the machine's own engine
+    /// is left alone.
+    pub fn restart(&self) -> bool {
+        let is_private = !scratch::base().join("foreign-engine").exists();
+        if is_private {
+            engine::restart_dockerd();
+        }
+        is_private
+    }
+
     /// Returns the value of `DOCKER_HOST` that reaches it.
     pub fn host(&self) -> &str {
         &self.host

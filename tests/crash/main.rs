@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod containers;
+#[cfg(test)]
 mod crash_loop;
 #[cfg(test)]
 mod ground;

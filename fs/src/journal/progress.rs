@@ -39,6 +39,25 @@ impl Thread {
     }
 }
 
+/// The requests of all threads, of every workspace, that are under way at one moment.
+pub(crate) struct Turns(Vec<(Arc<Thread>, Turn)>);
+
+impl Turns {
+    pub(crate) fn now() -> Self {
+        let threads = THREADS.lock().clone().into_iter();
+        let turns = threads.map(|thread| {
+            let turn = thread.turn();
+            (thread, turn)
+        });
+        Self(turns.filter(|(_, turn)| turn.begun != turn.ended).collect())
+    }
+
+    /// Whether each of them has been answered, or its thread has ended.
+    pub(crate) fn have_ended(&self) -> bool {
+        self.0.iter().all(|(thread, turn)| thread.turn() != *turn)
+    }
+}
+
 /// Counts of one thread at one moment; the same ones again mean the same request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Turn {

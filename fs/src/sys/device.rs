@@ -8,6 +8,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 /// `_IOW(FUSE_DEV_IOC_MAGIC, 1, struct fuse_backing_map)`.
@@ -41,6 +42,13 @@ pub(crate) enum Invalidate {
     Attributes,
     /// Attributes and everything cached of its content (for a directory: the listing).
     Everything,
+}
+
+/// Whether the kernel has what a notification is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Found {
+    Yes,
+    No,
 }
 
 /// One mount's connection to the kernel. Every call is a single system call and may come from any thread.
@@ -90,7 +98,28 @@ impl FuseDevice {
         let mut body = [0_u8; 24];
         body[0..8].copy_from_slice(&node.to_ne_bytes());
         body[8..16].copy_from_slice(&offset.to_ne_bytes());
-        self.notify(NOTIFY_INVAL_INODE, &[&body])
+        self.notify(NOTIFY_INVAL_INODE, &[&body]).map(drop)
+    }
+
+    /// Whether the kernel has an inode for `node`. If so, it asks for its attributes again.
+    ///
+    /// # Errors
+    /// `ENOTCONN`/`ENODEV` when the mount is gone.
+    pub(crate) fn knows_node(&self, node: u64) -> Result<bool, Errno> {
+        let mut body = [0_u8; 24];
+        body[0..8].copy_from_slice(&node.to_ne_bytes());
+        body[8..16].copy_from_slice(&(-1_i64).to_ne_bytes());
+        self.notify(NOTIFY_INVAL_INODE, &[&body]).map(|found| found == Found::Yes)
+    }
+
+    /// Whether there is nothing to read at this moment, neither a request nor a FORGET.
+    ///
+    /// # Errors
+    /// As poll(2).
+    pub(crate) fn is_drained(&self) -> Result<bool, Errno> {
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut fds, Some(&at_once)).map(|ready| ready == 0)
     }
 
     /// Makes the kernel look the dentry `name` in the directory `parent` up again, positive or negative.
@@ -106,7 +135,7 @@ impl FuseDevice {
         body[0..8].copy_from_slice(&parent.to_ne_bytes());
         body[8..12].copy_from_slice(&length.to_ne_bytes());
         body[12..16].copy_from_slice(&EXPIRE_ONLY.to_ne_bytes());
-        self.notify(NOTIFY_INVAL_ENTRY, &[&body, name.as_bytes(), &[0]])
+        self.notify(NOTIFY_INVAL_ENTRY, &[&body, name.as_bytes(), &[0]]).map(drop)
     }
 
     /// Makes the kernel look every dentry up again.
@@ -114,7 +143,7 @@ impl FuseDevice {
     /// # Errors
     /// `EINVAL` before protocol 7.44, else as [`Self::invalidate_node`].
     pub(crate) fn invalidate_all_entries(&self) -> Result<(), Errno> {
-        self.notify(NOTIFY_INC_EPOCH, &[])
+        self.notify(NOTIFY_INC_EPOCH, &[]).map(drop)
     }
 
     /// Makes the kernel send every request again that was read from the device and not answered, with bit 63 set
@@ -125,7 +154,7 @@ impl FuseDevice {
     /// # Errors
     /// `EINVAL` before Linux 6.9.
     pub(crate) fn resend(&self) -> Result<(), Errno> {
-        self.notify(NOTIFY_RESEND, &[])
+        self.notify(NOTIFY_RESEND, &[]).map(drop)
     }
 
     /// Makes the descriptor `target` refer to this device (dup3(2)); what it referred to before is closed.
@@ -138,7 +167,7 @@ impl FuseDevice {
         if result < 0 { Err(super::handle::last_errno()) } else { Ok(()) }
     }
 
-    fn notify(&self, code: i32, parts: &[&[u8]]) -> Result<(), Errno> {
+    fn notify(&self, code: i32, parts: &[&[u8]]) -> Result<Found, Errno> {
         let total = 16 + parts.iter().map(|part| part.len()).sum::<usize>();
         let mut header = [0_u8; 16];
         header[0..4].copy_from_slice(&u32::try_from(total).map_err(|_| Errno::TOOBIG)?.to_ne_bytes());
@@ -149,7 +178,8 @@ impl FuseDevice {
             *slice = IoSlice::new(part);
         }
         match rustix::io::writev(&self.0, &slices[..=parts.len()]) {
-            Ok(_) | Err(Errno::NOENT) => Ok(()),
+            Ok(_) => Ok(Found::Yes),
+            Err(Errno::NOENT) => Ok(Found::No),
             Err(errno) => Err(errno),
         }
     }

@@ -119,6 +119,13 @@ impl RunningContainer<'_> {
         pid.trim().parse().expect("docker prints a pid")
     }
 
+    /// Waits until its first process has ended; returns the exit code and what it printed.
+    pub fn wait(&self) -> (i32, String) {
+        let code = self.docker.command().args(["wait", &self.name]).timeout(DEFAULT_TIMEOUT).output().ok();
+        let printed = self.docker.command().args(["logs", &self.name]).output();
+        (code.trim().parse().expect("docker prints an exit code"), printed.stdout + &printed.stderr)
+    }
+
     /// Runs a shell script in it as its own user.
     pub fn shell(&self, script: &str) -> Output {
         self.docker

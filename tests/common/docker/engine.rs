@@ -1,7 +1,9 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Child, time::Duration};
 
+use rustix::process::Signal;
+
 use super::program;
-use crate::{Run, is_alive, scratch, wait_until};
+use crate::{Run, is_alive, kill, scratch, wait_until};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -22,10 +24,25 @@ pub(super) fn start() -> String {
         assert!(is_alive(containerd), "containerd ended:\n{}", log(&dir, "containerd.log"));
         dir.join("ctd.sock").exists()
     });
-    let dockerd = record(&dir.join("docker.pid"), start_dockerd(&dir));
+    start_dockerd_and_wait(&dir)
+}
+
+/// Ends the dockerd that [`start`] started and starts another one on the same directories. Its containers go on
+/// meanwhile (`--live-restore`).
+pub(super) fn restart_dockerd() {
+    let dir = scratch::base().join("engine");
+    let pid = fs::read_to_string(dir.join("docker.pid")).expect("the engine was started by this process");
+    let pid = pid.trim().parse().expect("the file holds a pid");
+    kill(pid, Signal::TERM);
+    wait_until("dockerd to end", READY_TIMEOUT, || !is_alive(pid));
+    start_dockerd_and_wait(&dir);
+}
+
+fn start_dockerd_and_wait(dir: &Path) -> String {
+    let dockerd = record(&dir.join("docker.pid"), start_dockerd(dir));
     let host = format!("unix://{}", dir.join("d.sock").display());
     wait_until("dockerd to answer", READY_TIMEOUT, || {
-        assert!(is_alive(dockerd), "dockerd ended:\n{}", log(&dir, "dockerd.log"));
+        assert!(is_alive(dockerd), "dockerd ended:\n{}", log(dir, "dockerd.log"));
         dir.join("d.sock").exists()
             && Run::new("docker").arg("version").env("DOCKER_HOST", &host).output().code == 0
     });
