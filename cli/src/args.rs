@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 
-use crate::commands::{completion, daemon, doctor, ls, mount, status, sync, umount};
+use crate::commands::{completion, daemon, doctor, events, log, ls, mount, status, sync, top, umount};
 use crate::env_vars;
 use crate::error::ExitStatus;
 use crate::help;
@@ -67,6 +67,9 @@ pub enum Command {
     Umount(umount::UmountArgs),
     Ls(ls::LsArgs),
     Status(status::StatusArgs),
+    Log(log::LogArgs),
+    Top(top::TopArgs),
+    Events(events::EventsArgs),
     Sync(sync::SyncArgs),
     Doctor(doctor::DoctorArgs),
     Daemon(daemon::DaemonArgs),
