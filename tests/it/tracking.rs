@@ -289,6 +289,8 @@ fn death_of_the_worker_keeps_the_history_and_tells_the_gap() {
     open.write_all_at(b"second", 5).unwrap();
     drop(open);
     fs::write(mount.path().join("after"), "x").unwrap();
+    let answers = || mount.daemon().cli(["status"]).code == 0;
+    wait_until("the next worker's socket", Duration::from_secs(20), answers);
     let report = log_with(&mount, &[mount.path().as_os_str()]);
     let told = told(&mount, &report.entries);
     for name in ["before", "after"] {
