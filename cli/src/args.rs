@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 
-use crate::commands::{completion, daemon, doctor, ls, mount, quota, status, sync, umount};
+use crate::commands::{
+    completion, daemon, doctor, events, log, ls, mount, quota, status, sync, top, umount,
+};
 use crate::env_vars;
 use crate::error::ExitStatus;
 use crate::help;
@@ -67,6 +69,9 @@ pub enum Command {
     Umount(umount::UmountArgs),
     Ls(ls::LsArgs),
     Status(status::StatusArgs),
+    Log(log::LogArgs),
+    Top(top::TopArgs),
+    Events(events::EventsArgs),
     Sync(sync::SyncArgs),
     Quota(quota::QuotaArgs),
     Doctor(doctor::DoctorArgs),

@@ -17,9 +17,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use wsguard_api::{
-    API_PREFIX, ApiError, AuditList, CheckReport, CheckRequest, DaemonStatus, ErrorCode, Explanation, MountAllReport, MountRequest,
-    PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest, SyncReport, SyncRequest, UmountReport,
-    UpgradeAccepted, UpgradeRequest, Workspace, WorkspaceList,
+    API_PREFIX, ApiError, AuditList, CheckReport, CheckRequest, DaemonStatus, ErrorCode, EventList, Explanation,
+    LogReport, LogRequest, MountAllReport, MountRequest, PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest,
+    SyncReport, SyncRequest, TopReport, UmountReport, UpgradeAccepted, UpgradeRequest, Workspace, WorkspaceList,
 };
 
 use crate::error::CliError;
@@ -150,6 +150,38 @@ impl Client {
     /// As [`Self::status`].
     pub fn upgrade(&self, request: &UpgradeRequest) -> Result<UpgradeAccepted, CliError> {
         self.post("/upgrade", Some(request))
+    }
+
+    /// Asks what happened to files.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn log(&self, request: &LogRequest) -> Result<LogReport, CliError> {
+        self.post("/log", Some(request))
+    }
+
+    /// Asks who writes at this moment.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn top(&self) -> Result<TopReport, CliError> {
+        self.get("/top")
+    }
+
+    /// Asks for the newest events.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn last_events(&self, count: u32) -> Result<EventList, CliError> {
+        self.get(&format!("/events?last={count}"))
+    }
+
+    /// Asks for the events after one, waiting for the first at most so long.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn events_after(&self, after: u64, wait_seconds: u64) -> Result<EventList, CliError> {
+        self.get(&format!("/events?after={after}&wait_seconds={wait_seconds}"))
     }
 
     /// Has everything below a path written to disk.

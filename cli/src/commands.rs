@@ -3,6 +3,8 @@
 pub mod completion;
 pub mod daemon;
 pub mod doctor;
+pub mod events;
+pub mod log;
 pub mod ls;
 pub mod mount;
 pub mod quota;
@@ -10,6 +12,7 @@ pub mod quota;
 pub(crate) mod samples;
 pub mod status;
 pub mod sync;
+pub mod top;
 pub mod umount;
 mod workspace_rows;
 
@@ -31,6 +34,9 @@ pub fn run(command: &Command, settings: &Settings, printer: &mut Printer) -> Res
         Command::Umount(args) => umount::run(args, settings, printer),
         Command::Ls(args) => ls::run(args, settings, printer),
         Command::Status(args) => status::run(args, settings, printer),
+        Command::Log(args) => log::run(args, settings, printer),
+        Command::Top(args) => top::run(args, settings, printer),
+        Command::Events(args) => events::run(args, settings, printer),
         Command::Sync(args) => sync::run(args, settings, printer),
         Command::Quota(args) => quota::run(args, settings, printer),
         Command::Doctor(args) => doctor::run(args, settings, printer),

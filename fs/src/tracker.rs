@@ -95,6 +95,7 @@ impl Tracker {
     }
 
     /// Tells `follower` of everything from now on.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the usage index follows"))]
     pub(crate) fn follow(&self, follower: Box<dyn Follower>) {
         self.followers.lock().push(follower);
     }
@@ -221,3 +222,6 @@ impl Wake {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
