@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 const IMPORTERS: &[(&str, &[&str])] = &[
     ("fuser", &["fs/src/fuse.rs", "fs/src/fuse/", "fs/src/session.rs"]),
     ("notify", &["fs/src/roots_watch.rs"]),
-    ("rusqlite", &["fs/src/catalog.rs", "fs/src/catalog/"]),
+    ("rusqlite", &["fs/src/catalog.rs", "fs/src/catalog/", "fs/src/usage/"]),
     ("axum", &["fs/src/control.rs", "fs/src/control/"]),
     ("clap", &["cli/src/"]),
     ("comfy_table", &["cli/src/output.rs", "cli/src/output/"]),
     ("hyper", &["cli/src/client.rs", "cli/src/client/", "fs/src/control.rs", "fs/src/control/"]),
     ("bollard", &["cli/src/docker.rs", "cli/src/docker/"]),
+    ("xxhash_rust", &["fs/src/usage/"]),
     ("wsguard_fs", &["cli/src/commands/daemon.rs"]),
 ];
 
@@ -23,6 +24,7 @@ const LAYERS: &[(&[&str], Peers)] = &[
     (&["error_chain", "sys", "config", "catalog", "keeper_link", "roots_watch"], Peers::Strangers),
     (&["state"], Peers::Strangers),
     (&["backing", "inode", "handle", "journal", "watcher"], Peers::Strangers),
+    (&["usage"], Peers::Strangers),
     (&["fs"], Peers::Strangers),
     (&["fuse"], Peers::Strangers),
     (&["session"], Peers::Strangers),

@@ -30,5 +30,6 @@ mod roots_watch;
 pub mod session;
 mod state;
 mod sys;
+mod usage;
 mod watcher;
 mod workspaces;

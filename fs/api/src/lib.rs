@@ -14,15 +14,22 @@
 //! | `POST /workspaces` | [`MountRequest`] | [`Workspace`] |
 //! | `POST /workspaces/mount-all` | – | [`MountAllReport`] |
 //! | `DELETE /workspaces/{id}?forget=BOOL` | – | [`UmountReport`] |
+//! | `GET /usage?path=PATH&top=N&days=N&cold_days=N` | – | [`UsageReport`] |
+//! | `GET /usage/clean?path=PATH` | – | [`CleanPlan`] |
 //! | `POST /sync` | [`SyncRequest`] | [`SyncReport`] |
 //! | `POST /shutdown` | – | [`ShutdownReport`] |
 //!
 //! Every error answer is an [`ApiError`] with the HTTP status of its [`ErrorCode`].
 
 mod error;
+mod usage;
 mod workspace;
 
 pub use error::{ApiError, ErrorCode};
+pub use usage::{
+    CacheUsage, CleanItem, CleanPlan, CleanRule, Duplicates, EntryType, FileKind, Forecast, Growth,
+    IndexState, KindUsage, UsageEntry, UsageReport,
+};
 pub use workspace::{
     BackingInfo, ChangedOutside, Coherence, DaemonStatus, DataPath, MountAllFailure, MountAllReport,
     MountRequest, MountUser, Ownership, ShutdownReport, SyncReport, SyncRequest, UmountReport,
