@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 
-use crate::commands::{completion, daemon, doctor, ls, mount, status, sync, umount};
+use crate::commands::{clean, completion, daemon, doctor, ls, mount, status, sync, umount, usage};
 use crate::env_vars;
 use crate::error::ExitStatus;
 use crate::help;
@@ -67,6 +67,8 @@ pub enum Command {
     Umount(umount::UmountArgs),
     Ls(ls::LsArgs),
     Status(status::StatusArgs),
+    Usage(usage::UsageArgs),
+    Clean(clean::CleanArgs),
     Sync(sync::SyncArgs),
     Doctor(doctor::DoctorArgs),
     Daemon(daemon::DaemonArgs),

@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use wsguard_api::{
-    API_PREFIX, ApiError, DaemonStatus, ErrorCode, MountAllReport, MountRequest, SyncReport, SyncRequest,
-    UmountReport, Workspace, WorkspaceList,
+    API_PREFIX, ApiError, CleanPlan, DaemonStatus, ErrorCode, ForecastReport, MountAllReport, MountRequest,
+    SyncReport, SyncRequest, UmountReport, UsageReport, Workspace, WorkspaceList,
 };
 
 use crate::error::CliError;
@@ -116,6 +116,33 @@ impl Client {
     pub fn umount(&self, id: &str, forget: bool) -> Result<UmountReport, CliError> {
         let route = format!("/workspaces/{}?forget={forget}", percent_encoded(id));
         decode(&self.exchange(Method::DELETE, &format!("{API_PREFIX}{route}"), Vec::new())?)
+    }
+
+    /// Asks where the space of a directory in a workspace went: `top` entries of each list, growth in `days`, and what
+    /// has not changed for `cold_days`.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn usage(&self, path: &Path, top: u32, days: u32, cold_days: u32) -> Result<UsageReport, CliError> {
+        let path = percent_encoded(&path.to_string_lossy());
+        self.get(&format!("/usage?path={path}&top={top}&days={days}&cold_days={cold_days}"))
+    }
+
+    /// Asks how every workspace grows, and what grew in `days`.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn forecast(&self, days: u32) -> Result<ForecastReport, CliError> {
+        self.get(&format!("/usage/forecast?days={days}"))
+    }
+
+    /// Asks what could be cleaned up in a directory in a workspace.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn clean_plan(&self, path: &Path) -> Result<CleanPlan, CliError> {
+        let path = percent_encoded(&path.to_string_lossy());
+        self.get(&format!("/usage/clean?path={path}"))
     }
 
     /// Has everything below a path written to disk.

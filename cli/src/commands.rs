@@ -1,5 +1,6 @@
 //! The commands, one file each: an argument struct whose doc comment is the help text, and `run`.
 
+pub mod clean;
 pub mod completion;
 pub mod daemon;
 pub mod doctor;
@@ -10,6 +11,7 @@ pub(crate) mod samples;
 pub mod status;
 pub mod sync;
 pub mod umount;
+pub mod usage;
 mod workspace_rows;
 
 use serde::Serialize;
@@ -30,6 +32,8 @@ pub fn run(command: &Command, settings: &Settings, printer: &mut Printer) -> Res
         Command::Umount(args) => umount::run(args, settings, printer),
         Command::Ls(args) => ls::run(args, settings, printer),
         Command::Status(args) => status::run(args, settings, printer),
+        Command::Usage(args) => usage::run(args, settings, printer),
+        Command::Clean(args) => clean::run(args, settings, printer),
         Command::Sync(args) => sync::run(args, settings, printer),
         Command::Doctor(args) => doctor::run(args, settings, printer),
         Command::Daemon(args) => daemon::run(args, settings),

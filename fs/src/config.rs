@@ -28,6 +28,18 @@ const FEWEST_THREADS: usize = 2;
 /// Most FUSE threads that can be asked for.
 const MOST_THREADS: usize = 64;
 
+/// How large the history of one workspace may get by default: some millions of changes.
+const DEFAULT_HISTORY_MEBIBYTES: u64 = 256;
+
+/// How large it may be allowed to get.
+const HISTORY_MEBIBYTES: RangeInclusive<u64> = 1..=65_536;
+
+/// How old records of changes get by default.
+const DEFAULT_HISTORY_DAYS: u64 = 90;
+
+/// How old they may be allowed to get.
+const HISTORY_DAYS: RangeInclusive<u64> = 1..=3_650;
+
 /// How long a worker may give no sign of life by default.
 const DEFAULT_WATCHDOG: Duration = Duration::from_secs(5);
 
@@ -40,6 +52,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("workspaces", &["roots"]),
     ("mount", &["threads"]),
     ("watch", &["max-directories"]),
+    ("history", &["max-mebibytes", "max-days"]),
     ("log", &["level", "format"]),
 ];
 
@@ -130,6 +143,10 @@ pub struct Config {
     pub threads: usize,
     /// Directories watched per workspace.
     pub watch_directories: usize,
+    /// Most bytes of the history of one workspace.
+    pub history_bytes: u64,
+    /// How old the records in it get.
+    pub history_age: Duration,
     /// A filter as `tracing` understands it, such as `info` or `wsguard_fs=debug`.
     pub log_level: String,
     /// How log lines look.
@@ -143,6 +160,7 @@ struct File {
     workspaces: WorkspacesTable,
     mount: MountTable,
     watch: WatchTable,
+    history: HistoryTable,
     log: LogTable,
 }
 
@@ -170,6 +188,13 @@ struct MountTable {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct WatchTable {
     max_directories: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct HistoryTable {
+    max_mebibytes: Option<u64>,
+    max_days: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -250,6 +275,16 @@ fn resolve(
         watchdog: checked_watchdog(file.daemon.watchdog_seconds, lines)?,
         threads: checked_threads(file.mount.threads, lines)?,
         watch_directories: file.watch.max_directories.unwrap_or(DEFAULT_WATCH_DIRECTORIES),
+        history_bytes: within(
+            "max-mebibytes",
+            file.history.max_mebibytes,
+            DEFAULT_HISTORY_MEBIBYTES,
+            HISTORY_MEBIBYTES,
+            lines,
+        )? << 20,
+        history_age: Duration::from_secs(
+            within("max-days", file.history.max_days, DEFAULT_HISTORY_DAYS, HISTORY_DAYS, lines)? * 86_400,
+        ),
         log_level: checked_level(env_level, file.log.level, lines)?,
         log_format: file.log.format,
     })
@@ -299,6 +334,24 @@ fn checked_threads(threads: Option<usize>, lines: &Lines<'_>) -> Result<usize, C
     }
     let reason = format!("give {FEWEST_THREADS} to {MOST_THREADS}");
     Err(lines.value("threads", threads.to_string(), reason))
+}
+
+/// Returns a number that has to be in a range, or the default.
+fn within(
+    key: &'static str,
+    value: Option<u64>,
+    default: u64,
+    range: RangeInclusive<u64>,
+    lines: &Lines<'_>,
+) -> Result<u64, ConfigError> {
+    match value {
+        None => Ok(default),
+        Some(value) if range.contains(&value) => Ok(value),
+        Some(value) => {
+            let reason = format!("give {} to {}", range.start(), range.end());
+            Err(lines.value(key, value.to_string(), reason))
+        }
+    }
 }
 
 /// Returns on how many CPUs this process may run.

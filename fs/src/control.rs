@@ -5,9 +5,11 @@
 //! asks is known from the socket (SO_PEERCRED): everybody may look, at their own workspaces only; only root may
 //! change anything.
 
+mod history;
 mod peer;
 mod routes;
 mod status;
+mod usage;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,9 @@ use wsguard_api::{ApiError, ErrorCode, SOCKET_NAME};
 
 pub(crate) use status::WorkerFacts;
 
+use crate::events::EventLog;
+use crate::tracker::Recorder;
+use crate::usage::UsageService;
 use crate::workspaces::{Jobs, Registry};
 
 /// Everybody may connect; what they may do is decided for each request.
@@ -29,6 +34,21 @@ const SOCKET_MODE: u32 = 0o666;
 
 /// How long requests under way may take after the end was announced.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What requests are answered from and handed to.
+#[derive(Clone, Debug)]
+pub(crate) struct Parts {
+    /// What there is.
+    pub(crate) registry: Arc<Registry>,
+    /// Who changes it.
+    pub(crate) jobs: Jobs,
+    /// What happens in workspaces.
+    pub(crate) recorder: Arc<Recorder>,
+    /// Where their space went.
+    pub(crate) usage: Arc<UsageService>,
+    /// What happens beside that.
+    pub(crate) events: Arc<EventLog>,
+}
 
 /// A socket that listens; clients that connect wait until it is served.
 #[derive(Debug)]
@@ -87,13 +107,12 @@ impl ControlServer {
         ready: Receiver<()>,
         patience: Duration,
         facts: WorkerFacts,
-        registry: Arc<Registry>,
-        jobs: Jobs,
+        parts: Parts,
     ) -> std::io::Result<Self> {
         let (stop, mut stopped) = watch::channel(false);
         let path = socket.path.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let router = routes::router(facts, registry, jobs);
+        let router = routes::router(facts, parts);
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
             if ready.recv_timeout(patience).is_err() {
                 warn!(seconds = patience.as_secs(), "not everything is mounted yet");

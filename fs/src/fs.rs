@@ -19,6 +19,7 @@ mod once;
 mod open_files;
 mod page_drop;
 mod reclaim;
+mod tracking;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -43,6 +44,7 @@ use crate::state::{FILES, mark};
 use crate::sys::device::{FuseDevice, Invalidate};
 use crate::sys::identity::Identity;
 use crate::sys::shared_memory::SharedMemory;
+use crate::tracker::Tracker;
 use crate::watcher::{ChangeSink, OwnMutations, StartedBy, Watcher};
 
 /// How long the kernel may trust what it was told while every foreign edit is reported to it.
@@ -85,6 +87,7 @@ pub(crate) struct GuardFs {
     watched_ttl: OnceLock<Duration>,
     reclaim: reclaim::Reclaim,
     page_drop: page_drop::PageDrop,
+    tracker: Arc<Tracker>,
 }
 
 /// The tables that outlive a worker.
@@ -113,11 +116,13 @@ impl GuardFs {
         memory: Arc<SharedMemory>,
         device: Arc<FuseDevice>,
         ownership: OwnershipPolicy,
+        tracker: Arc<Tracker>,
     ) -> Result<Self, Errno> {
         let table = InodeTable::create(memory.clone(), backing.root_handle(), backing.root_device())?;
         let files = HandleTable::new(memory.clone(), FILES, mark::FILES);
         let open_inodes = open_files::OpenInodes::new();
-        Ok(Self::over(backing, memory, device, ownership, Tables { table, files, open_inodes }))
+        let tables = Tables { table, files, open_inodes };
+        Ok(Self::over(backing, memory, device, ownership, tracker, tables))
     }
 
     /// Takes over what a worker before this one left in `memory`. Requests may come as soon as this returns.
@@ -126,6 +131,7 @@ impl GuardFs {
         memory: Arc<SharedMemory>,
         device: Arc<FuseDevice>,
         ownership: OwnershipPolicy,
+        tracker: Arc<Tracker>,
     ) -> Self {
         let (table, registered) = InodeTable::attach(memory.clone(), backing.root_device());
         let ids: FxHashMap<u64, u32> = registered.iter().copied().collect();
@@ -141,7 +147,8 @@ impl GuardFs {
                 tracing::debug!(ino = node, %errno, "cannot close a backing id that was left over");
             }
         }
-        Self::over(backing, memory, device, ownership, Tables { table, files, open_inodes })
+        let tables = Tables { table, files, open_inodes };
+        Self::over(backing, memory, device, ownership, tracker, tables)
     }
 
     fn over(
@@ -149,6 +156,7 @@ impl GuardFs {
         memory: Arc<SharedMemory>,
         device: Arc<FuseDevice>,
         ownership: OwnershipPolicy,
+        tracker: Arc<Tracker>,
         tables: Tables,
     ) -> Self {
         let Tables { table, files, open_inodes } = tables;
@@ -168,6 +176,7 @@ impl GuardFs {
             watched_ttl: OnceLock::new(),
             reclaim: reclaim::Reclaim::default(),
             page_drop: page_drop::PageDrop::new(),
+            tracker,
         }
     }
 
@@ -359,6 +368,8 @@ impl ChangeSink for KernelCaches {
         let Some(fs) = self.0.upgrade() else { return };
         // A file whose last name just went must not live on in the descriptor cache.
         fs.reclaim.while_closing(|| fs.backing.forget_all());
+        // It may have been a directory that was renamed.
+        fs.tracker.names_changed_outside();
         let Some(parent) = self.known_node(&fs, dir) else { return };
         Self::report(fs.device.invalidate_entry(parent, name));
         Self::report(fs.device.invalidate_node(parent, Invalidate::Everything));
@@ -372,6 +383,7 @@ impl ChangeSink for KernelCaches {
 
     fn everything_changed(&self) {
         let Some(fs) = self.0.upgrade() else { return };
+        fs.tracker.names_changed_outside();
         match fs.device.invalidate_all_entries() {
             Err(Errno::INVAL) => {} // names expire after WATCHED_TTL_WITHOUT_EPOCH
             result => Self::report(result),

@@ -205,12 +205,12 @@ impl Filesystem for GuardFuse {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let unlink = || self.0.unlink(parent.0, name);
+        let unlink = || self.0.unlink(caller(request), parent.0, name);
         reply_empty(reply, self.0.once_unless(&self.begin(request), Errno::NOENT, unlink));
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let remove = || self.0.remove_directory(parent.0, name);
+        let remove = || self.0.remove_directory(caller(request), parent.0, name);
         reply_empty(reply, self.0.once_unless(&self.begin(request), Errno::NOENT, remove));
     }
 
@@ -241,7 +241,7 @@ impl Filesystem for GuardFuse {
     }
 
     fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        let link = || self.0.link(ino.0, newparent.0, newname);
+        let link = || self.0.link(caller(request), ino.0, newparent.0, newname);
         reply_entry(reply, self.0.once_entry(&self.begin(request), newparent.0, newname, link));
     }
 
@@ -295,7 +295,8 @@ impl Filesystem for GuardFuse {
         } else {
             WriteOrigin::Privileged
         };
-        match self.0.write(&self.begin(request), fh.0, offset, data, origin, convert::open_flags(flags.0)) {
+        let (running, flags) = (self.begin(request), convert::open_flags(flags.0));
+        match self.0.write(&running, fh.0, offset, data, origin, flags, caller(request)) {
             // At most the request's own length, which is a u32.
             Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
             Err(error) => reply.error(errno(error)),
@@ -454,7 +455,7 @@ impl Filesystem for GuardFuse {
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let remove = || self.0.remove_xattr(ino.0, name);
+        let remove = || self.0.remove_xattr(caller(request), ino.0, name);
         reply_empty(reply, self.0.once_unless(&self.begin(request), Errno::NODATA, remove));
     }
 
@@ -531,8 +532,9 @@ impl Filesystem for GuardFuse {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let done =
-            self.0.once(&self.begin(request), |_| self.0.fallocate(fh.0, mode, offset, length).map(|()| 0));
+        let done = self.0.once(&self.begin(request), |_| {
+            self.0.fallocate(caller(request), fh.0, mode, offset, length).map(|()| 0)
+        });
         reply_empty(reply, done.map(drop));
     }
 
@@ -565,7 +567,7 @@ impl Filesystem for GuardFuse {
         reply: ReplyWrite,
     ) {
         let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
-        match self.0.copy_range(&self.begin(request), from, to, length) {
+        match self.0.copy_range(&self.begin(request), caller(request), from, to, length) {
             Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
             Err(error) => reply.error(errno(error)),
         }

@@ -4,7 +4,7 @@
 //!   daemon ── keeper: holds /dev/fuse fds and state memfds ── worker: everything below
 //!     control ── workspaces ── mounting, catalog, changed_outside, mount_users, rebind, keeper_link, roots_watch
 //!                    │
-//!                 session ── fuse (adapter) ── fs (operations) ── inode, handle, backing
+//!                 session ── fuse (adapter) ── fs (operations) ── inode, handle, backing, tracker
 //!                                               │
 //!                                            watcher (foreign edits)
 //! ```
@@ -17,6 +17,7 @@ pub mod config;
 mod control;
 pub mod daemon;
 mod error_chain;
+mod events;
 mod fs;
 mod fuse;
 mod handle;
@@ -25,11 +26,13 @@ mod journal;
 mod keeper_link;
 mod mount_users;
 mod mounting;
+mod processes;
 mod rebind;
 mod roots_watch;
 pub mod session;
 mod state;
 mod sys;
+mod tracker;
 mod usage;
 mod watcher;
 mod workspaces;

@@ -5,7 +5,6 @@
 //! pid here.
 
 mod plain;
-pub(crate) mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -17,6 +16,7 @@ use wsguard_api::MountUser;
 pub(crate) use plain::{Bypassing, PlainDirectory, Writer, bypassing};
 
 use crate::mounting::mountinfo::{DeviceNumber, MountTable};
+use crate::processes;
 
 /// Users that are listed at most; there may be thousands of threads' worth of them.
 const MOST_USERS: usize = 100;
@@ -27,11 +27,11 @@ pub(crate) fn find(devices: &[DeviceNumber], but: &[u32]) -> Vec<Vec<MountUser>>
     let own_namespace = std::fs::read_link("/proc/self/ns/mnt").ok();
     let mut seen: BTreeSet<PathBuf> = own_namespace.into_iter().collect();
     let mut users = vec![Vec::new(); devices.len()];
-    for pid in process::processes() {
+    for pid in processes::all() {
         if but.contains(&pid) {
             continue;
         }
-        let process = process::directory(pid);
+        let process = processes::directory(pid);
         let mut holds = held(&process);
         for device in mounted_elsewhere(&process, &mut seen) {
             holds.entry(device).or_default().insert("mount in its namespace");
@@ -54,8 +54,8 @@ fn add_users<'a>(
         return;
     }
     // One that has ended meanwhile holds nothing any more.
-    let Some(command) = process::command(process) else { return };
-    let container = process::container(process);
+    let Some(command) = processes::command(process) else { return };
+    let container = processes::container(process);
     users.extend(holds.map(|what| MountUser {
         pid,
         command: command.clone(),

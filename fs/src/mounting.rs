@@ -16,6 +16,7 @@ mod superblock;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -40,6 +41,7 @@ use root::BackingRoot;
 use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{InheritedSession, KeeperLink, OpenedSession, SessionId};
 use crate::session::{OwnershipPolicy, Session, SessionError, SessionOptions, SessionStats};
+use crate::tracker::Tracker;
 
 /// How long a session may take to end after its last mount is gone.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -61,6 +63,8 @@ pub(crate) struct MountPlan {
     pub(crate) ownership: OwnershipPolicy,
     pub(crate) threads: usize,
     pub(crate) watch_limit: usize,
+    /// Where its changes are noted.
+    pub(crate) tracker: Arc<Tracker>,
     /// Which directory it was when it was registered; `None` for a new workspace.
     pub(crate) expected: Option<ExpectedDirectory>,
 }
@@ -328,12 +332,16 @@ impl SessionNotes {
 ///
 /// # Errors
 /// The session is closed then and its mounts are dead; they can be replaced like any others.
-pub(crate) fn take_over(link: &KeeperLink, inherited: InheritedSession) -> Result<Mounted, MountError> {
+pub(crate) fn take_over(
+    link: &KeeperLink,
+    inherited: InheritedSession,
+    tracker: Arc<Tracker>,
+) -> Result<Mounted, MountError> {
     let keeper_session = inherited.session;
-    serve_again(inherited).inspect_err(|_| close(link, keeper_session))
+    serve_again(inherited, tracker).inspect_err(|_| close(link, keeper_session))
 }
 
-fn serve_again(inherited: InheritedSession) -> Result<Mounted, MountError> {
+fn serve_again(inherited: InheritedSession, tracker: Arc<Tracker>) -> Result<Mounted, MountError> {
     let notes: SessionNotes = serde_json::from_str(&inherited.notes)
         .map_err(|error| MountError::MountTable(std::io::Error::other(error)))?;
     let root = BackingRoot::from_clone(inherited.root, &notes.mount_point)?;
@@ -352,6 +360,7 @@ fn serve_again(inherited: InheritedSession) -> Result<Mounted, MountError> {
         ownership: notes.ownership,
         threads: notes.threads,
         watch_limit: notes.watch_limit,
+        tracker,
     };
     // Last, because from here on it answers.
     let session = Session::start(inherited.device, inherited.state, copy, options)?;
@@ -384,6 +393,7 @@ fn serve(
         ownership: plan.ownership,
         threads: plan.threads,
         watch_limit: plan.watch_limit,
+        tracker: Arc::clone(&plan.tracker),
     };
     let notes = SessionNotes::of(plan).to_text();
     let session = Session::start(opened.device, opened.state, copy, options)?;

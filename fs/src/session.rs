@@ -19,6 +19,7 @@ pub use crate::fs::OwnershipPolicy;
 use crate::fuse::connection;
 use crate::state::Found;
 use crate::sys::device::FuseDevice;
+use crate::tracker::Tracker;
 use crate::watcher::StartedBy;
 
 /// How a session serves.
@@ -32,6 +33,8 @@ pub struct SessionOptions {
     pub threads: usize,
     /// Directories that are watched for foreign edits at most.
     pub watch_limit: usize,
+    /// Where changes are noted.
+    pub(crate) tracker: Arc<Tracker>,
 }
 
 /// Why a session could not start or ended.
@@ -113,19 +116,23 @@ impl Session {
         let backing = Backing::new(root).map_err(backing_error)?;
         let (memory, found) = crate::state::open(state.as_fd()).map_err(table_error)?;
         let own_device = Arc::new(FuseDevice::new(device.try_clone().map_err(connection_error)?));
+        let SessionOptions { ownership, tracker, .. } = options;
         let (fs, session, started_by) = match found {
             Found::Fresh => {
-                let fs = GuardFs::new(backing, memory, own_device, options.ownership).map_err(table_error)?;
+                let fs =
+                    GuardFs::new(backing, memory, own_device, ownership, tracker).map_err(table_error)?;
                 let fs = Arc::new(fs);
                 (fs.clone(), connection::connect(fs, device, options.threads), StartedBy::Mount)
             }
             Found::Tables { capabilities } => {
-                let fs = Arc::new(GuardFs::attach(backing, memory, own_device.clone(), options.ownership));
+                tracker.note_interrupted("the worker died before it could store everything");
+                let fs = Arc::new(GuardFs::attach(backing, memory, own_device.clone(), ownership, tracker));
                 let session = connection::reconnect(fs.clone(), &own_device, capabilities, options.threads);
                 (fs, session, StartedBy::Takeover)
             }
         };
         let session = session.map_err(connection_error)?;
+        fs.start_tracking();
         let thread = std::thread::Builder::new()
             .name(format!("fuse {name}"))
             .spawn(move || session.run())

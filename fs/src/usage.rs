@@ -30,8 +30,7 @@ mod updater;
 mod walker;
 
 pub(crate) use clean::{CleanSubject, plan};
-pub(crate) use feed::UsageFeed;
-pub(crate) use query::{Subject, UsageQuery, report};
+pub(crate) use query::{Subject, UsageQuery, growth, report};
 pub(crate) use service::UsageService;
-pub(crate) use store::{UsageError, path_of, remove};
+pub(crate) use store::UsageError;
 pub(crate) use walker::Charging;

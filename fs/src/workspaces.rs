@@ -15,4 +15,4 @@ mod unmounting;
 
 pub(crate) use driver::Driver;
 pub(crate) use jobs::{AfterUnmount, Job, Jobs, Reply, stopping_error};
-pub(crate) use registry::{Registry, Viewer};
+pub(crate) use registry::{Place, Registry, Viewer};

@@ -15,20 +15,31 @@
 //! | `POST /workspaces/mount-all` | – | [`MountAllReport`] |
 //! | `DELETE /workspaces/{id}?forget=BOOL` | – | [`UmountReport`] |
 //! | `GET /usage?path=PATH&top=N&days=N&cold_days=N` | – | [`UsageReport`] |
+//! | `GET /usage/forecast?days=N` | – | [`ForecastReport`] |
 //! | `GET /usage/clean?path=PATH` | – | [`CleanPlan`] |
+//! | `POST /log` | [`LogRequest`] | [`LogReport`] |
+//! | `GET /top` | – | [`TopReport`] |
+//! | `GET /events?after=ID&wait_seconds=N&last=N` | – | [`EventList`] |
 //! | `POST /sync` | [`SyncRequest`] | [`SyncReport`] |
 //! | `POST /shutdown` | – | [`ShutdownReport`] |
 //!
 //! Every error answer is an [`ApiError`] with the HTTP status of its [`ErrorCode`].
 
 mod error;
+mod event;
+mod history;
 mod usage;
 mod workspace;
 
 pub use error::{ApiError, ErrorCode};
+pub use event::{Event, EventKind, EventList};
+pub use history::{
+    LogBeginning, LogBy, LogEntry, LogGap, LogOperation, LogReport, LogRequest, TopFile, TopReport,
+    TopWorkspace, TopWriter,
+};
 pub use usage::{
-    CacheUsage, CleanItem, CleanPlan, CleanRule, Duplicates, EntryType, FileKind, Forecast, Growth,
-    IndexState, KindUsage, UsageEntry, UsageReport,
+    CacheUsage, CleanItem, CleanPlan, CleanRule, Duplicates, EntryType, FileKind, Forecast, ForecastReport,
+    Growth, IndexState, KindUsage, UsageEntry, UsageReport, WorkspaceForecast,
 };
 pub use workspace::{
     BackingInfo, ChangedOutside, Coherence, DaemonStatus, DataPath, MountAllFailure, MountAllReport,

@@ -108,8 +108,8 @@ pub struct Duplicates {
 pub struct Forecast {
     /// What the whole workspace takes now, charged bytes.
     pub used_bytes: u64,
-    /// What is left before the tightest limit, bytes.
-    pub available_bytes: u64,
+    /// What is left before the tightest limit, bytes; absent while the workspace is not mounted.
+    pub available_bytes: Option<u64>,
     /// Growth in the last 24 hours, bytes; absent if it has not been watched for an hour.
     pub last_day_bytes: Option<i64>,
     /// Growth in the last 7 days, bytes; absent if it has not been watched for a day.
@@ -118,6 +118,36 @@ pub struct Forecast {
     pub bytes_per_day: Option<i64>,
     /// Until nothing is left at that pace; absent if it does not grow or has not been watched for long enough.
     pub seconds_to_full: Option<u64>,
+}
+
+/// How one workspace grows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkspaceForecast {
+    /// The workspace's id.
+    pub workspace: String,
+    /// Its name.
+    pub name: String,
+    /// Where users see it.
+    pub mount_point: PathBuf,
+    /// How fresh the numbers are.
+    pub state: IndexState,
+    /// The numbers; absent before the first walk.
+    pub forecast: Option<Forecast>,
+    /// Directories that grew, fastest first, relative to the workspace.
+    pub growing: Vec<Growth>,
+    /// From when on growth is counted, RFC 3339.
+    pub growth_since: Option<String>,
+}
+
+/// How workspaces grow, the one that is full first, first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForecastReport {
+    /// [`crate::SCHEMA_VERSION`].
+    pub schema: u32,
+    /// RFC 3339.
+    pub generated_at: String,
+    /// Every workspace that the caller sees.
+    pub items: Vec<WorkspaceForecast>,
 }
 
 /// How fresh the numbers are.

@@ -16,12 +16,19 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use wsguard_api::{
-    API_PREFIX, ApiError, DaemonStatus, ErrorCode, MountAllReport, MountRequest, SCHEMA_VERSION,
-    ShutdownReport, SyncReport, SyncRequest, UmountReport, Workspace, WorkspaceList,
+    API_PREFIX, ApiError, CleanPlan, DaemonStatus, ErrorCode, EventList, ForecastReport, LogReport,
+    LogRequest, MountAllReport, MountRequest, SCHEMA_VERSION, ShutdownReport, SyncReport, SyncRequest,
+    TopReport, UmountReport, UsageReport, Workspace, WorkspaceList,
 };
 
+use super::Parts;
+use super::history::{self, EventQuery};
 use super::peer::Peer;
 use super::status::{WorkerFacts, status};
+use super::usage::{self, ForecastParameters, PathParameter, UsageParameters};
+use crate::events::EventLog;
+use crate::tracker::Recorder;
+use crate::usage::UsageService;
 use crate::workspaces::{AfterUnmount, Job, Jobs, Registry, Reply, stopping_error};
 
 /// Largest request body, bytes.
@@ -31,6 +38,9 @@ struct Shared {
     facts: WorkerFacts,
     registry: Arc<Registry>,
     jobs: Jobs,
+    recorder: Arc<Recorder>,
+    usage: Arc<UsageService>,
+    events: Arc<EventLog>,
 }
 
 type Context = State<Arc<Shared>>;
@@ -56,12 +66,19 @@ impl IntoResponse for Refusal {
 type Answer<T> = Result<Json<T>, Refusal>;
 
 /// Makes the routes of `wsguard_api`.
-pub(super) fn router(facts: WorkerFacts, registry: Arc<Registry>, jobs: Jobs) -> Router {
+pub(super) fn router(facts: WorkerFacts, parts: Parts) -> Router {
+    let Parts { registry, jobs, recorder, usage, events } = parts;
     let routes = Router::new()
         .route("/status", get(get_status))
         .route("/workspaces", get(get_workspaces).post(post_workspace))
         .route("/workspaces/mount-all", post(post_mount_all))
         .route("/workspaces/{id}", delete(delete_workspace))
+        .route("/log", post(post_log))
+        .route("/top", get(get_top))
+        .route("/events", get(get_events))
+        .route("/usage", get(get_usage))
+        .route("/usage/forecast", get(get_forecast))
+        .route("/usage/clean", get(get_clean_plan))
         .route("/sync", post(post_sync))
         .route("/shutdown", post(post_shutdown))
         .method_not_allowed_fallback(wrong_method);
@@ -69,7 +86,7 @@ pub(super) fn router(facts: WorkerFacts, registry: Arc<Registry>, jobs: Jobs) ->
         .nest(API_PREFIX, routes)
         .fallback(unknown_route)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(Arc::new(Shared { facts, registry, jobs }))
+        .with_state(Arc::new(Shared { facts, registry, jobs, recorder, usage, events }))
 }
 
 async fn unknown_route(uri: axum::http::Uri) -> Refusal {
@@ -129,6 +146,83 @@ async fn delete_workspace(
     let Query(query) = query.map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.body_text()))?;
     let after = if query.forget { AfterUnmount::Forget } else { AfterUnmount::Keep };
     Ok(Json(ask(&shared.jobs, |reply| Job::Unmount(id, after, reply)).await?))
+}
+
+async fn post_log(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<LogReport> {
+    let viewer = peer.viewer()?;
+    let request: LogRequest = parse(body)?;
+    // Its own thread: it waits for the recorder and reads files.
+    let answer = tokio::task::spawn_blocking(move || {
+        history::log(&shared.recorder, &shared.registry, viewer, &request)
+    });
+    match answer.await {
+        Ok(answer) => Ok(Json(answer?)),
+        Err(_) => Err(ApiError::new(ErrorCode::Internal, "the look into the history panicked").into()),
+    }
+}
+
+async fn get_top(State(shared): Context, ConnectInfo(peer): Caller) -> Answer<TopReport> {
+    Ok(Json(history::top(&shared.recorder, &shared.registry, peer.viewer()?)))
+}
+
+async fn get_events(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    query: Result<Query<EventQuery>, QueryRejection>,
+) -> Answer<EventList> {
+    let viewer = peer.viewer()?;
+    let Query(query) = query.map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.body_text()))?;
+    Ok(Json(history::events(&shared.events, viewer, query).await))
+}
+
+async fn get_usage(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    query: Result<Query<UsageParameters>, QueryRejection>,
+) -> Answer<UsageReport> {
+    let (viewer, query) = (peer.viewer()?, parameters(query)?);
+    let answer = move || usage::report(&shared.usage, &shared.registry, viewer, &query);
+    Ok(Json(look_up("the look into the usage index", answer).await?))
+}
+
+async fn get_forecast(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    query: Result<Query<ForecastParameters>, QueryRejection>,
+) -> Answer<ForecastReport> {
+    let (viewer, query) = (peer.viewer()?, parameters(query)?);
+    let answer = move || usage::forecast(&shared.usage, &shared.registry, viewer, &query);
+    Ok(Json(look_up("the look into the usage index", answer).await?))
+}
+
+async fn get_clean_plan(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    query: Result<Query<PathParameter>, QueryRejection>,
+) -> Answer<CleanPlan> {
+    let (viewer, query) = (peer.viewer()?, parameters(query)?);
+    let answer = move || usage::clean_plan(&shared.usage, &shared.recorder, &shared.registry, viewer, &query);
+    Ok(Json(look_up("the search for what can be cleaned up", answer).await?))
+}
+
+fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+    let Query(query) = query.map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.body_text()))?;
+    Ok(query)
+}
+
+/// Answers on a thread of its own: it reads files.
+async fn look_up<T: Send + 'static>(
+    what: &str,
+    answer: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(ApiError::new(ErrorCode::Internal, format!("{what} panicked"))),
+    }
 }
 
 async fn post_sync(

@@ -14,21 +14,27 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::process::{Resource, Rlimit, Signal as ProcessSignal};
 use tracing::{debug, error, info, warn};
-use wsguard_api::{ApiError, ErrorCode};
+use wsguard_api::{ApiError, ErrorCode, EventKind};
 
 use super::directories::mounts_dir;
 use super::{DaemonError, DaemonOptions, WorkerEnd, log};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
-use crate::control::{self, ControlServer, WorkerFacts};
+use crate::control::{self, ControlServer, Parts, WorkerFacts};
 use crate::error_chain::one_line;
+use crate::events::EventLog;
 use crate::journal::progress::Progress;
 use crate::keeper_link::{
     Channel, ChannelError, History, InheritedSession, KeeperLink, Order, PROTOCOL_VERSION, Past, SessionId,
     ToKeeper, ToWorker,
 };
 use crate::sys::signals::{Signal, Signals};
+use crate::tracker::{Bounds, HistoryOptions, Recorder};
+use crate::usage::UsageService;
 use crate::workspaces::{Driver, Job, Jobs, Registry};
+
+/// Where the histories are, below the state directory.
+const HISTORY_DIR: &str = "history";
 
 /// How often the keeper is told that this worker lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -157,6 +163,9 @@ struct Worker {
     driver: JoinHandle<()>,
     driver_ended: rustix::fd::OwnedFd,
     control: ControlServer,
+    recorder: Arc<Recorder>,
+    usage: Arc<UsageService>,
+    events: Arc<EventLog>,
 }
 
 impl Worker {
@@ -167,6 +176,12 @@ impl Worker {
         let socket = control::bind(&config.runtime_dir)?;
         let driver_ended = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| internal("make an event", errno.into()))?;
+        let recorder = start_recorder(&config)?;
+        let usage = UsageService::start(&config.state_dir)
+            .map_err(|error| internal("start to count usage", error))?;
+        let usage = Arc::new(usage);
+        let events = Arc::new(EventLog::open(&config.state_dir));
+        tell_start(&events, &greeting);
         let (jobs, queue) = Jobs::queue();
         let own_pids = vec![greeting.keeper_pid, std::process::id()];
         let driver = Driver::new(
@@ -174,6 +189,9 @@ impl Worker {
             mounts_dir,
             catalog,
             Arc::clone(&link),
+            Arc::clone(&recorder),
+            Arc::clone(&usage),
+            Arc::clone(&events),
             Arc::clone(&registry),
             jobs.clone(),
             own_pids,
@@ -182,20 +200,27 @@ impl Worker {
         let ended = driver_ended.try_clone().map_err(|error| internal("copy a descriptor", error))?;
         let Greeting { generation, keeper_pid, past, inherited, unfinished } = greeting;
         let history = Arc::new(History::new(past));
-        let (keeper, past) = (Arc::clone(&link), Arc::clone(&history));
+        let (keeper, past, told) = (Arc::clone(&link), Arc::clone(&history), Arc::clone(&events));
         let driver = std::thread::Builder::new()
             .name("driver".to_owned())
             .spawn(move || {
                 let sessions = inherited.len();
-                let taken_over = || tell_taken_over(&keeper, &past, sessions, &unfinished);
+                let taken_over = || tell_taken_over(&keeper, &past, &told, sessions, &unfinished);
                 drive(driver, inherited, taken_over, &queue, &restored, &ended);
             })
             .map_err(|error| internal("start the driver", error))?;
         let facts = WorkerFacts::new(&config, keeper_pid, generation, history);
-        let control = ControlServer::start(socket, is_restored, READY_TIMEOUT, facts, registry, jobs.clone())
+        let parts = Parts {
+            registry,
+            jobs: jobs.clone(),
+            recorder: Arc::clone(&recorder),
+            usage: Arc::clone(&usage),
+            events: Arc::clone(&events),
+        };
+        let control = ControlServer::start(socket, is_restored, READY_TIMEOUT, facts, parts)
             .map_err(|error| internal("start the control server", error))?;
         info!(generation, "worker runs");
-        Ok(Self { config, link, jobs, driver, driver_ended, control })
+        Ok(Self { config, link, jobs, driver, driver_ended, control, recorder, usage, events })
     }
 
     /// Listens until the driver has unmounted everything.
@@ -282,12 +307,16 @@ impl Worker {
     fn end(self) -> Result<(), DaemonError> {
         let has_panicked = self.driver.join().is_err();
         self.control.stop();
+        // Last, when nothing can change any more.
+        self.recorder.stop();
+        self.usage.stop();
         if has_panicked {
             return Err(failed("drive", std::io::Error::other("the driver panicked")));
         }
         self.link
             .tell(&ToKeeper::Stopped)
             .map_err(|error| failed("tell the keeper", std::io::Error::other(error)))?;
+        self.events.tell(EventKind::DaemonStopped, None, "the daemon stops");
         info!("worker stopped");
         Ok(())
     }
@@ -318,13 +347,22 @@ fn drive(
 }
 
 /// Tells everybody that the mounts of the worker before this one are answered again.
-fn tell_taken_over(link: &KeeperLink, history: &History, sessions: usize, unfinished: &[SessionId]) {
+fn tell_taken_over(
+    link: &KeeperLink,
+    history: &History,
+    events: &EventLog,
+    sessions: usize,
+    unfinished: &[SessionId],
+) {
     let stall_ms = history.note_taken_over(sessions);
     if let Err(error) = link.tell(&ToKeeper::TakenOver { stall_ms }) {
         error!(error = %error, "keeper cannot be told that everything is taken over");
     }
     if sessions > 0 {
         info!(sessions, stall_ms, "every session is taken over");
+        let stall = stall_ms.map_or_else(String::new, |stall| format!(" after {stall} ms"));
+        let message = format!("mounts that are answered again{stall}: {sessions}");
+        events.tell(EventKind::WorkerTookOver, None, &message);
     }
     close_unfinished(link, unfinished);
 }
@@ -358,6 +396,30 @@ fn open_catalog(config: &Config, registry: &Registry) -> Result<Catalog, ApiErro
         ));
     }
     Ok(opened.catalog)
+}
+
+/// Tells why this worker starts.
+fn tell_start(events: &EventLog, greeting: &Greeting) {
+    match greeting.past.events.last().filter(|_| greeting.generation > 1) {
+        Some(death) => {
+            let message = format!("worker {} ended: {}", death.generation, death.reason);
+            events.tell(EventKind::WorkerDied, None, &message);
+        }
+        None => {
+            let message = format!("the daemon starts, version {}", env!("CARGO_PKG_VERSION"));
+            events.tell(EventKind::DaemonStarted, None, &message);
+        }
+    }
+}
+
+fn start_recorder(config: &Config) -> Result<Arc<Recorder>, ApiError> {
+    let directory = config.state_dir.join(HISTORY_DIR);
+    let bounds = Bounds { max_bytes: config.history_bytes, max_age: config.history_age };
+    let shown = directory.display().to_string();
+    Recorder::start(HistoryOptions { directory, bounds }).map(Arc::new).map_err(|error| {
+        ApiError::new(ErrorCode::Unavailable, format!("cannot keep histories in {shown}: {error}"))
+            .with_hint("see that --state-dir is on a disk that is writable and not full")
+    })
 }
 
 fn failed(action: &'static str, source: std::io::Error) -> DaemonError {

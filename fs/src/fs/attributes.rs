@@ -6,9 +6,11 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
+use super::tracking::charge;
 use super::{Caller, GuardFs, borrow};
 use crate::backing::{Stat, proc_path, stat_of};
 use crate::sys::identity;
+use crate::tracker::Operation;
 
 /// A time to set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +95,10 @@ impl GuardFs {
                 Timestamps { last_access: timespec(set.accessed), last_modification: timespec(set.modified) };
             rustix::fs::utimensat(borrow(&fd), "", &times, AtFlags::EMPTY_PATH)?;
         }
+        // Not the order of the kernel to drop privilege bits, and not the times that go with a truncation.
+        if set.size.is_none() && set != SettableAttributes::NOTHING {
+            self.note(caller.did(Operation::SetAttributes, node));
+        }
         Ok(())
     }
 
@@ -116,7 +122,8 @@ impl GuardFs {
         number: Option<u64>,
         size: u64,
     ) -> Result<(), Errno> {
-        let mode = u32::from(stat_of(fd)?.stx_mode);
+        let before = stat_of(fd)?;
+        let mode = u32::from(before.stx_mode);
         let keeps_privilege =
             mode & (libc::S_ISUID | libc::S_ISGID) != 0 && self.is_allowed_privilege(caller);
         let truncate = || {
@@ -129,7 +136,10 @@ impl GuardFs {
             let file = self.backing.open(&inode.handle, OFlags::WRONLY | OFlags::NONBLOCK)?;
             rustix::fs::ftruncate(file, size)
         };
-        if keeps_privilege { identity::with_fsetid(truncate) } else { truncate() }
+        if keeps_privilege { identity::with_fsetid(truncate) } else { truncate() }?;
+        let delta = charge(&stat_of(fd)?).saturating_sub(charge(&before));
+        self.note(caller.did(Operation::Truncate, node).range(0, size).costing(0, delta));
+        Ok(())
     }
 }
 

@@ -5,10 +5,11 @@ use std::os::fd::AsFd;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::GuardFs;
 use super::open_files::OpenFile;
+use super::{Caller, GuardFs};
 use crate::journal::Running;
 use crate::sys::identity;
+use crate::tracker::Operation;
 
 /// Most bytes of one copy_file_range(2); the caller goes on from the returned count. Bounds the time for which
 /// one request keeps a thread.
@@ -111,8 +112,10 @@ impl GuardFs {
         data: &[u8],
         origin: WriteOrigin,
         flags: OFlags,
+        caller: Caller,
     ) -> Result<usize, Errno> {
         let written = self.once(running, |again| {
+            let mut offset = offset;
             let open_file = self.files.get(number)?;
             let how = WriteMode::of(&open_file, flags);
             if how.appends {
@@ -128,9 +131,11 @@ impl GuardFs {
                     }
                     Some(_) | None => running.note(size + 1),
                 }
+                offset = size;
             }
             let written =
                 self.reclaim.retry_when_full(|| self.write_now(&open_file, offset, data, origin, how))?;
+            open_file.tally(self, caller).wrote(offset, written as u64, 0);
             self.sync_written(&open_file, how)?;
             to_result(written)
         })?;
@@ -188,7 +193,14 @@ impl GuardFs {
     ///
     /// # Errors
     /// As fallocate(2); `EOPNOTSUPP` for a mode that the backing filesystem lacks.
-    pub(crate) fn fallocate(&self, number: u64, mode: i32, offset: u64, length: u64) -> Result<(), Errno> {
+    pub(crate) fn fallocate(
+        &self,
+        caller: Caller,
+        number: u64,
+        mode: i32,
+        offset: u64,
+        length: u64,
+    ) -> Result<(), Errno> {
         let open_file = self.files.get(number)?;
         let mode = u32::try_from(mode).map_err(|_| Errno::OPNOTSUPP)?;
         let mode = FallocateFlags::from_bits(mode).ok_or(Errno::OPNOTSUPP)?;
@@ -198,7 +210,10 @@ impl GuardFs {
         // Where the bits have to go, the kernel has said so in a request of its own (`file_modified`).
         self.reclaim.retry_when_full(|| {
             if self.may_keep_privilege(&open_file) { identity::with_fsetid(allocate) } else { allocate() }
-        })
+        })?;
+        let record = caller.did(Operation::Allocate, open_file.node);
+        self.note(record.range(offset, offset.saturating_add(length)));
+        Ok(())
     }
 
     /// Finds the next data or hole.
@@ -224,12 +239,21 @@ impl GuardFs {
     pub(crate) fn copy_range(
         &self,
         running: &Running<'_>,
+        caller: Caller,
         from: (u64, u64),
         to: (u64, u64),
         length: u64,
     ) -> Result<usize, Errno> {
         let copied = self.once(running, |_| {
-            self.reclaim.retry_when_full(|| self.copy_now(from, to, length)).and_then(to_result)
+            let copied = self.reclaim.retry_when_full(|| self.copy_now(from, to, length))?;
+            if let Ok(target) = self.files.get(to.0)
+                && copied > 0
+            {
+                let record = caller.did(Operation::CopyRange, target.node);
+                let end = to.1.saturating_add(copied as u64);
+                self.note(record.range(to.1, end).costing(copied as u64, 0));
+            }
+            to_result(copied)
         })?;
         usize::try_from(copied).map_err(|_| Errno::IO)
     }

@@ -6,9 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
+use super::tracking::is_told;
 use super::{Caller, GuardFs, borrow};
 use crate::backing::{is_private_xattr, proc_path, stat_of};
 use crate::sys::identity;
+use crate::tracker::Operation;
 
 /// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX` of linux/limits.h.
 const MAX_BYTES: usize = 64 << 10;
@@ -36,23 +38,35 @@ impl GuardFs {
         if name == "system.posix_acl_access" {
             let stat = stat_of(borrow(&fd))?;
             if u32::from(stat.stx_mode) & libc::S_ISGID != 0 && caller.may_keep_setgid(stat.stx_gid) {
-                return identity::with_fsetid(set);
+                identity::with_fsetid(set)?;
+                self.note_xattr(caller, node, name);
+                return Ok(());
             }
         }
-        set()
+        set()?;
+        self.note_xattr(caller, node, name);
+        Ok(())
+    }
+
+    fn note_xattr(&self, caller: Caller, node: u64, name: &OsStr) {
+        if is_told(name) {
+            self.note(caller.did(Operation::SetExtendedAttribute, node));
+        }
     }
 
     /// Removes an attribute.
     ///
     /// # Errors
     /// As removexattr(2), else as [`Self::set_xattr`].
-    pub(crate) fn remove_xattr(&self, node: u64, name: &OsStr) -> Result<(), Errno> {
+    pub(crate) fn remove_xattr(&self, caller: Caller, node: u64, name: &OsStr) -> Result<(), Errno> {
         if is_private_xattr(name) {
             return Err(Errno::PERM);
         }
         identity::assume_nobody()?;
         let fd = self.node_fd(node)?;
-        rustix::fs::removexattr(proc_path(borrow(&fd)), name)
+        rustix::fs::removexattr(proc_path(borrow(&fd)), name)?;
+        self.note_xattr(caller, node, name);
+        Ok(())
     }
 
     /// Reads an attribute's value into `buffer`; with an empty buffer only returns its length.

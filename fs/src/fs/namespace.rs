@@ -7,14 +7,19 @@ use std::os::unix::ffi::OsStringExt;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::tracking::charge;
 use super::{Caller, Entry, GuardFs, borrow};
 use crate::journal::Running;
 use crate::sys::identity;
+use crate::tracker::Operation;
 
-/// An inode whose last name goes.
+/// An inode that loses a name.
 struct Victim {
     node: u64,
-    fd: OwnedFd,
+    /// Set if it is the last name and the kernel knows the inode.
+    fd: Option<OwnedFd>,
+    /// What goes with the last name, bytes.
+    freed: i64,
 }
 
 impl GuardFs {
@@ -49,7 +54,9 @@ impl GuardFs {
         }
         let device = if is_device { rustix::fs::makedev(device.0, device.1) } else { 0 };
         let mode = Mode::from_raw_mode(self.allowed_mode(mode));
-        self.create_entry(caller, parent, name, umask, |dir| {
+        let operation =
+            if file_type == FileType::RegularFile { Operation::Create } else { Operation::MakeNode };
+        self.create_entry(caller, operation, parent, name, umask, |dir| {
             rustix::fs::mknodat(dir, name, file_type, mode, device)
         })
     }
@@ -67,7 +74,9 @@ impl GuardFs {
         umask: u32,
     ) -> Result<Entry, Errno> {
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        self.create_entry(caller, parent, name, umask, |dir| rustix::fs::mkdirat(dir, name, mode))
+        self.create_entry(caller, Operation::MakeDirectory, parent, name, umask, |dir| {
+            rustix::fs::mkdirat(dir, name, mode)
+        })
     }
 
     /// Creates a symbolic link. The target is stored as it is and never resolved by the daemon.
@@ -81,19 +90,22 @@ impl GuardFs {
         name: &OsStr,
         target: &OsStr,
     ) -> Result<Entry, Errno> {
-        self.create_entry(caller, parent, name, 0, |dir| rustix::fs::symlinkat(target, dir, name))
+        self.create_entry(caller, Operation::MakeSymlink, parent, name, 0, |dir| {
+            rustix::fs::symlinkat(target, dir, name)
+        })
     }
 
     /// Gives a node another name.
     ///
     /// # Errors
     /// As link(2).
-    pub(crate) fn link(&self, node: u64, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
+    pub(crate) fn link(&self, caller: Caller, node: u64, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
         identity::assume_nobody()?;
         let (fd, dir) = (self.node_fd(node)?, self.node_fd(parent)?);
         self.mutate_name(parent, name, || {
             rustix::fs::linkat(borrow(&fd), "", borrow(&dir), name, AtFlags::EMPTY_PATH)
         })?;
+        self.note(caller.did(Operation::Link, node).at(parent, name));
         self.entry(self.backing.child(borrow(&dir), name)?)
     }
 
@@ -111,16 +123,16 @@ impl GuardFs {
     ///
     /// # Errors
     /// As unlink(2).
-    pub(crate) fn unlink(&self, parent: u64, name: &OsStr) -> Result<(), Errno> {
-        self.remove(parent, name, AtFlags::empty())
+    pub(crate) fn unlink(&self, caller: Caller, parent: u64, name: &OsStr) -> Result<(), Errno> {
+        self.remove(caller, parent, name, AtFlags::empty())
     }
 
     /// Removes an empty directory.
     ///
     /// # Errors
     /// As rmdir(2).
-    pub(crate) fn remove_directory(&self, parent: u64, name: &OsStr) -> Result<(), Errno> {
-        self.remove(parent, name, AtFlags::REMOVEDIR)
+    pub(crate) fn remove_directory(&self, caller: Caller, parent: u64, name: &OsStr) -> Result<(), Errno> {
+        self.remove(caller, parent, name, AtFlags::REMOVEDIR)
     }
 
     /// Moves, replaces, exchanges, or moves leaving a whiteout.
@@ -188,24 +200,64 @@ impl GuardFs {
             }
         }
         renamed?;
-        if let Some(Victim { node, fd }) = replaced {
-            self.pin(node, fd);
-        }
+        self.note_rename(caller, from, to, flags, replaced.as_ref());
+        self.pin_victim(replaced);
         Ok(())
     }
 
-    fn remove(&self, parent: u64, name: &OsStr, flags: AtFlags) -> Result<(), Errno> {
+    /// Notes who got which name, while the kernel still holds both directories.
+    fn note_rename(
+        &self,
+        caller: Caller,
+        from: (u64, &OsStr),
+        to: (u64, &OsStr),
+        flags: RenameFlags,
+        replaced: Option<&Victim>,
+    ) {
+        let moved = self.node_at(to);
+        // Two names of one inode: nothing has happened (rename(2)).
+        let is_itself = replaced.is_some_and(|replaced| moved == Some(replaced.node));
+        if is_itself {
+            return;
+        }
+        if let Some(replaced) = replaced {
+            let record = caller.did(Operation::Replace, replaced.node).at(to.0, to.1);
+            self.note(record.costing(0, -replaced.freed));
+        }
+        let is_exchange = flags.contains(RenameFlags::EXCHANGE);
+        let operation = if is_exchange { Operation::Exchange } else { Operation::Rename };
+        self.note(caller.did(operation, moved.unwrap_or(0)).at(from.0, from.1).moved_to(to.0, to.1));
+        if is_exchange {
+            let back = self.node_at(from).unwrap_or(0);
+            self.note(caller.did(operation, back).at(to.0, to.1).moved_to(from.0, from.1));
+        }
+    }
+
+    fn node_at(&self, (parent, name): (u64, &OsStr)) -> Option<u64> {
+        let dir = self.node_fd(parent).ok()?;
+        Some(self.inode_of(&self.backing.child(borrow(&dir), name).ok()?).ok()?.node)
+    }
+
+    fn pin_victim(&self, victim: Option<Victim>) {
+        if let Some(Victim { node, fd: Some(fd), .. }) = victim {
+            self.pin(node, fd);
+        }
+    }
+
+    fn remove(&self, caller: Caller, parent: u64, name: &OsStr, flags: AtFlags) -> Result<(), Errno> {
         identity::assume_nobody()?;
         let dir = self.node_fd(parent)?;
         let victim = self.victim(borrow(&dir), name);
         self.mutate_name(parent, name, || rustix::fs::unlinkat(borrow(&dir), name, flags))?;
-        if let Some(Victim { node, fd }) = victim {
-            self.pin(node, fd);
-        }
+        let operation =
+            if flags.contains(AtFlags::REMOVEDIR) { Operation::RemoveDirectory } else { Operation::Unlink };
+        let (node, freed) = victim.as_ref().map_or((0, 0), |victim| (victim.node, victim.freed));
+        self.note(caller.did(operation, node).at(parent, name).costing(0, -freed));
+        self.pin_victim(victim);
         Ok(())
     }
 
-    /// Returns what `name` is, if it is about to lose its last name while the kernel knows it.
+    /// Returns what `name` is, before it goes.
     ///
     /// An open(2) whose lookup came before a rename over the file, and a process that stands in a directory, still
     /// reach it then. That it cannot be determined only means that it is not pinned; the removal reports the error.
@@ -218,12 +270,15 @@ impl GuardFs {
         if loses_last_name {
             self.backing.forget(&inode.handle);
         }
-        (loses_last_name && self.table.knows(inode.node)).then_some(Victim { node: inode.node, fd })
+        let freed = if loses_last_name { charge(&child.stat) } else { 0 };
+        let fd = (loses_last_name && self.table.knows(inode.node)).then_some(fd);
+        Some(Victim { node: inode.node, fd, freed })
     }
 
     fn create_entry(
         &self,
         caller: Caller,
+        operation: Operation,
         parent: u64,
         name: &OsStr,
         umask: u32,
@@ -232,7 +287,9 @@ impl GuardFs {
         let dir = self.node_fd(parent)?;
         identity::assume(self.creator(caller, umask))?;
         self.reclaim.retry_when_full(|| self.mutate_name(parent, name, || create(borrow(&dir))))?;
-        self.entry(self.backing.child(borrow(&dir), name)?)
+        let entry = self.entry(self.backing.child(borrow(&dir), name)?)?;
+        self.note(caller.did(operation, entry.node).at(parent, name));
+        Ok(entry)
     }
 
     /// Runs a change of one name so that the watcher does not take it for a foreign one.

@@ -17,11 +17,14 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::kept_fd::{FileRef, KeptFd};
+use super::tracking::charge;
 use super::{Caller, Entry as NodeEntry, GuardFs, borrow};
+use crate::backing::stat_of;
 use crate::handle::Remembered;
 use crate::journal::Running;
 use crate::sys::device::Invalidate;
 use crate::sys::identity;
+use crate::tracker::{OpenTally, Operation};
 
 /// Locks that the open inodes are divided by.
 const SHARDS: usize = 64;
@@ -56,6 +59,8 @@ pub(crate) struct OpenFile {
     /// A second one without `O_APPEND`, for a file whose `O_APPEND` was cleared by fcntl(2).
     plain: OnceLock<KeptFd>,
     inode: Arc<OpenInodeState>,
+    /// What is written through it. A writer has it from the start, unless a worker before this one opened it.
+    tally: OnceLock<Arc<OpenTally>>,
 }
 
 /// What every open of one inode shares.
@@ -70,7 +75,20 @@ impl OpenFile {
     /// Rebuilds what a worker before this one had open; the descriptor is opened when it is needed.
     pub(super) fn remembered(remembered: Remembered, inode: Arc<OpenInodeState>) -> Self {
         let flags = OFlags::from_bits_retain(remembered.flags);
-        Self { node: remembered.node, flags, file: OnceLock::new(), plain: OnceLock::new(), inode }
+        Self {
+            node: remembered.node,
+            flags,
+            file: OnceLock::new(),
+            plain: OnceLock::new(),
+            inode,
+            tally: OnceLock::new(),
+        }
+    }
+
+    /// Returns where its writes are counted. Who opened it under another worker is not known any more; whoever
+    /// writes first is taken for them.
+    pub(super) fn tally(&self, fs: &GuardFs, caller: Caller) -> &OpenTally {
+        self.tally.get_or_init(|| fs.tracker.open_for_writing(self.node, None, caller.uid, caller.pid))
     }
 
     /// Whether it was opened for reading and writing, so that a shared mapping may write unseen.
@@ -206,7 +224,7 @@ impl GuardFs {
         let inode = self.table.get(node)?;
         let is_writer = flags & OFlags::ACCMODE != OFlags::RDONLY;
         if !is_writer && !flags.contains(OFlags::TRUNC) {
-            return self.enter(running, node, worker_flags(flags), None, false);
+            return self.enter(running, caller, node, worker_flags(flags), None, false, None);
         }
         // `O_RDONLY | O_TRUNC` truncates on Linux, which ftruncate(2) does not do through such a descriptor.
         let access = if is_writer { worker_flags(flags) } else { OFlags::WRONLY };
@@ -218,15 +236,17 @@ impl GuardFs {
         }
         if flags.contains(OFlags::TRUNC) {
             // Apart from the opening, because the bits of a privileged file stay if the caller may keep them.
+            let before = charge(&stat_of(opened.as_fd())?);
             let truncate = || rustix::fs::ftruncate(&opened, 0);
             if is_privileged && self.is_allowed_privilege(caller) {
                 identity::with_fsetid(truncate)
             } else {
                 truncate()
             }?;
+            self.note(caller.did(Operation::Truncate, node).costing(0, -before));
         }
         let file = is_writer.then_some(opened);
-        self.enter(running, node, worker_flags(flags), file, is_privileged)
+        self.enter(running, caller, node, worker_flags(flags), file, is_privileged, None)
     }
 
     /// Creates a regular file and opens it.
@@ -271,9 +291,18 @@ impl GuardFs {
         };
         let child = self.backing.of_fd(opened.as_fd())?;
         let mut entry = self.entry(child)?;
+        self.note(caller.did(Operation::Create, entry.node).at(parent, name));
         let is_privileged = mode & (libc::S_ISUID | libc::S_ISGID) != 0;
         let opened = self
-            .enter(running, entry.node, worker_flags(flags), Some(opened), is_privileged)
+            .enter(
+                running,
+                caller,
+                entry.node,
+                worker_flags(flags),
+                Some(opened),
+                is_privileged,
+                Some(parent),
+            )
             .inspect_err(|_| self.forget(entry.node, 1))?;
         entry.attribute_ttl = self.attribute_ttl(entry.node);
         Ok((entry, opened))
@@ -347,10 +376,12 @@ impl GuardFs {
     fn enter(
         &self,
         running: &Running<'_>,
+        caller: Caller,
         node: u64,
         flags: OFlags,
         file: Option<OwnedFd>,
         is_privileged: bool,
+        parent: Option<u64>,
     ) -> Result<Opened, Errno> {
         let maybe_mapped = flags & OFlags::ACCMODE == OFlags::RDWR;
         let (mode, inode) = self.acquire_data_mode(node, file.as_ref(), maybe_mapped)?;
@@ -376,8 +407,13 @@ impl GuardFs {
         running.note_number(number);
         // One that is not kept is opened again at each use.
         let file = file.and_then(|file| KeptFd::keep(file).ok()).map_or_else(OnceLock::new, OnceLock::from);
-        let open_file = OpenFile { node, flags, file, plain: OnceLock::new(), inode };
+        let open_file = OpenFile { node, flags, file, plain: OnceLock::new(), inode, tally: OnceLock::new() };
         let is_writer = open_file.is_writer();
+        if is_writer {
+            open_file
+                .tally
+                .get_or_init(|| self.tracker.open_for_writing(node, parent, caller.uid, caller.pid));
+        }
         self.files.enter(number, open_file, Remembered { node, flags: flags.bits() });
         Ok(Opened { number, mode, is_writer })
     }

@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, OFlags, StatxFlags};
 use wsguard_api::MountUser;
 
-use super::{MOST_USERS, process};
+use super::MOST_USERS;
 use crate::mounting::mountinfo::{DeviceNumber, MountEntry, MountTable};
+use crate::processes;
 
 /// A directory by its place in its filesystem, which every mount namespace agrees on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +97,7 @@ pub(crate) fn bypassing(directories: &[PlainDirectory], but: &[u32]) -> Vec<Bypa
         mapped: HashMap::new(),
         found: vec![Bypassing::default(); directories.len()],
     };
-    let mut pids = process::processes();
+    let mut pids = processes::all();
     pids.retain(|pid| !but.contains(pid));
     let namespaces = search.read_namespaces(&pids);
     for pid in pids {
@@ -179,7 +180,7 @@ impl Search<'_> {
         let mut seen: Vec<PathBuf> = own.into_iter().collect();
         let mut unguarded = HashMap::new();
         for pid in pids {
-            let process = process::directory(*pid);
+            let process = processes::directory(*pid);
             let Ok(namespace) = std::fs::read_link(process.join("ns/mnt")) else { continue };
             if seen.contains(&namespace) {
                 continue;
@@ -209,7 +210,7 @@ impl Search<'_> {
     }
 
     fn look_at(&mut self, pid: u32, namespaces: &HashMap<u32, Vec<usize>>) {
-        let process = process::directory(pid);
+        let process = processes::directory(pid);
         let mut holds: Vec<Holds> = vec![Holds::new(); self.directories.len()];
         for (link, hold) in [("cwd", Hold::WorkingDirectory), ("root", Hold::Root), ("exe", Hold::Map)] {
             if let Some(found) = self.find(&process.join(link)) {
@@ -307,8 +308,8 @@ fn report(pid: u32, process: &Path, holds: Holds, found: &mut Bypassing) {
     if holds.is_empty() {
         return;
     }
-    let Some(command) = process::command(process) else { return };
-    let container = process::container(process);
+    let Some(command) = processes::command(process) else { return };
+    let container = processes::container(process);
     let mut writing = holds.iter().filter(|(hold, _)| hold.writes()).map(|(_, place)| place).peekable();
     if let Some((_, path)) = writing.peek() {
         found.writers.push(Writer {

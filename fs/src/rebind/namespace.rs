@@ -9,8 +9,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Superblock, plan};
-use crate::mount_users::process;
 use crate::mounting::mountinfo::MountTable;
+use crate::processes;
 
 /// A mount namespace, as one of its processes shows it.
 #[derive(Clone, Debug)]
@@ -42,11 +42,11 @@ impl Namespace {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).ok_or("its pid is out of range")?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())
             .map_err(|errno| format!("process {} cannot be held: {errno}", self.pid))?;
-        let directory = process::directory(self.pid);
+        let directory = processes::directory(self.pid);
         let opened = File::open(directory.join("ns/mnt"))
             .map_err(|error| format!("its namespace cannot be opened: {error}"))?;
         let is_same = std::fs::read_link(directory.join("ns/mnt")).is_ok_and(|link| link == self.link)
-            && process::container(&directory) == self.container;
+            && processes::container(&directory) == self.container;
         // As long as it lives nobody else has its pid, so all that was read above is about it.
         if !is_same || has_ended(&pidfd) {
             return Err(format!("process {} is not the same any more", self.pid));
@@ -65,9 +65,9 @@ fn has_ended(pidfd: &OwnedFd) -> bool {
 pub(super) fn find(former: &BTreeSet<Superblock>) -> std::io::Result<Vec<Namespace>> {
     let own = std::fs::read_link("/proc/self/ns/mnt")?;
     let mut seen: BTreeMap<PathBuf, Vec<u32>> = BTreeMap::new();
-    for pid in process::processes() {
+    for pid in processes::all() {
         // One that has just ended has none.
-        let Ok(link) = std::fs::read_link(process::directory(pid).join("ns/mnt")) else { continue };
+        let Ok(link) = std::fs::read_link(processes::directory(pid).join("ns/mnt")) else { continue };
         if link != own {
             seen.entry(link).or_default().push(pid);
         }
@@ -78,15 +78,15 @@ pub(super) fn find(former: &BTreeSet<Superblock>) -> std::io::Result<Vec<Namespa
 /// Takes the first process that sees the whole namespace; one below chroot(2) has a table of what it sees only.
 fn look(link: PathBuf, pids: &[u32], former: &BTreeSet<Superblock>) -> Option<Namespace> {
     let sees_all = |pid: &&u32| {
-        std::fs::read_link(process::directory(**pid).join("root")).is_ok_and(|root| root == Path::new("/"))
+        std::fs::read_link(processes::directory(**pid).join("root")).is_ok_and(|root| root == Path::new("/"))
     };
     let whole = pids.iter().filter(sees_all);
     let (pid, table) = whole.chain(pids).find_map(|pid| {
-        let table = MountTable::read_from(&process::directory(*pid).join("mountinfo")).ok()?;
+        let table = MountTable::read_from(&processes::directory(*pid).join("mountinfo")).ok()?;
         (!table.entries().is_empty()).then_some((*pid, table))
     })?;
     plan::mounts(&table, former).next()?;
-    let container = process::container(&process::directory(pid));
+    let container = processes::container(&processes::directory(pid));
     Some(Namespace { pid, container, former: former.clone(), table, link })
 }
 
@@ -106,7 +106,7 @@ mod tests {
     fn process_that_is_another_one_by_now_is_not_entered() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let link = std::fs::read_link("/proc/self/ns/mnt").unwrap();
-        let container = process::container(Path::new("/proc/self"));
+        let container = processes::container(Path::new("/proc/self"));
         let table = MountTable::default();
         let namespace = Namespace { pid: child.id(), container, former: BTreeSet::new(), table, link };
         namespace.open().unwrap();

@@ -1,28 +1,27 @@
 //! Where whoever sees a workspace change says so.
 
 use std::ffi::OsString;
-use std::mem::take;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use super::dirty::Dirty;
+use crate::tracker::{Follower, Record};
 
 /// The number of a workspace's root through the mount.
 const FUSE_ROOT: u64 = 1;
 
-/// Takes notes of what changed in one workspace; clones are one feed. Every call takes a short lock that no disk is
-/// waited for under.
-#[derive(Clone, Debug)]
+/// Takes notes of what changed in one workspace. Every call takes a short lock that no disk is waited for under.
+#[derive(Debug)]
 pub(crate) struct UsageFeed {
+    /// The number of the plain directory.
     root: u64,
-    dirty: Arc<Mutex<Dirty>>,
+    dirty: Mutex<Dirty>,
 }
 
 impl UsageFeed {
-    /// Makes one for the workspace whose plain directory has the number `root`.
     pub(super) fn new(root: u64) -> Self {
-        Self { root, dirty: Arc::default() }
+        Self { root, dirty: Mutex::default() }
     }
 
     /// Notes that a name came, went or moved, after it did. Of a rename, the new name is noted first: whoever looks
@@ -42,11 +41,80 @@ impl UsageFeed {
         self.dirty.lock().lose();
     }
 
+    /// Through the mount, inodes have the numbers that they have below it, save for the root.
     fn backing(&self, node: u64) -> u64 {
         if node == FUSE_ROOT { self.root } else { node }
     }
 
     pub(super) fn take(&self) -> Dirty {
-        take(&mut *self.dirty.lock())
+        std::mem::take(&mut *self.dirty.lock())
+    }
+
+    fn note(&self, record: &Record) {
+        let mut has_name = false;
+        for (parent, name) in [(record.to_parent, &record.to_name), (record.parent, &record.name)] {
+            if let Some(name) = name {
+                self.name(parent, OsString::from(&**name));
+                has_name = true;
+            }
+        }
+        if !has_name && record.node != 0 {
+            self.inode(record.node);
+        }
+    }
+}
+
+/// Sends a workspace's records to its feed, as long as there is one.
+pub(super) struct Records(pub(super) Weak<UsageFeed>);
+
+impl Follower for Records {
+    fn records(&mut self, batch: &[Record]) {
+        if let Some(feed) = self.0.upgrade() {
+            batch.iter().for_each(|record| feed.note(record));
+        }
+    }
+
+    fn lost(&mut self, _records: u64) {
+        if let Some(feed) = self.0.upgrade() {
+            feed.lost();
+        }
+    }
+}
+
+/// Makes the follower of a feed.
+pub(super) fn follower(feed: &Arc<UsageFeed>) -> Box<dyn Follower> {
+    Box::new(Records(Arc::downgrade(feed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+    use crate::tracker::Operation;
+
+    #[test]
+    fn a_rename_is_looked_at_where_it_went_before_where_it_came_from() {
+        let feed = Arc::new(UsageFeed::new(77));
+        let rename = Record {
+            to_parent: 9,
+            to_name: Some(OsStr::new("new").into()),
+            ..Record::new(Operation::Rename, 5, 0, 0)
+        };
+        follower(&feed).records(&[rename.at(1, OsStr::new("old")), Record::new(Operation::Write, 5, 0, 0)]);
+        let (names, inodes) = feed.take().into_parts();
+        let names: Vec<_> = names.into_iter().map(|name| (name.parent, name.name)).collect();
+        assert_eq!(names, [(9, "new".into()), (77, "old".into())]);
+        assert_eq!(inodes, [5]);
+    }
+
+    #[test]
+    fn lost_records_ask_for_a_walk_and_a_feed_that_is_gone_for_nothing() {
+        let feed = Arc::new(UsageFeed::new(77));
+        let mut follower = follower(&feed);
+        follower.lost(3);
+        assert!(feed.take().is_incomplete());
+        drop(feed);
+        follower.lost(3);
     }
 }

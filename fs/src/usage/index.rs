@@ -216,7 +216,7 @@ impl Batch<'_> {
         if let Some(former) = self.file_at(parent, name)?
             && former.ino != found.ino
         {
-            self.remove_file(&former)?;
+            self.remove_file(former.id)?;
         }
         self.tx
             .prepare_cached(
@@ -293,10 +293,10 @@ impl Batch<'_> {
             self.remove_tree(former)?;
         }
         if let Some(former) = self.file_at(parent, name)? {
-            self.remove_file(&former)?;
+            self.remove_file(former.id)?;
         }
         for row in self.files_of(ino)? {
-            self.remove_file(&row)?;
+            self.remove_file(row.id)?;
         }
         match self.place_of(ino)? {
             Some((former, _)) => self.move_directory(ino, former, parent, name),
@@ -366,16 +366,18 @@ impl Batch<'_> {
             self.remove_tree(directory)?;
         }
         match self.file_at(parent, name)? {
-            Some(row) => self.remove_file(&row),
+            Some(row) => self.remove_file(row.id),
             None => Ok(()),
         }
     }
 
-    fn remove_file(&mut self, row: &FileRow) -> Result<(), UsageError> {
-        self.weigh(Turn::Lost, row);
+    fn remove_file(&mut self, id: i64) -> Result<(), UsageError> {
+        // Read again: the removal of another name of the inode may have made this one its home.
+        let Some(row) = self.files("id = ?1", id.cast_unsigned())?.pop() else { return Ok(()) };
+        self.weigh(Turn::Lost, &row);
         self.tx
             .prepare_cached("DELETE FROM file WHERE id = ?1")
-            .and_then(|mut statement| statement.execute([row.id]))
+            .and_then(|mut statement| statement.execute([id]))
             .map_err(failed("remove a file"))?;
         if row.is_home { self.settle(row.ino, None) } else { Ok(()) }
     }
@@ -392,7 +394,7 @@ impl Batch<'_> {
                 continue;
             }
             for row in self.files_in(directory)? {
-                self.remove_file(&row)?;
+                self.remove_file(row.id)?;
             }
             ahead.extend(self.directories_in(directory)?);
             self.remove_directory_row(directory)?;

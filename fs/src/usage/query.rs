@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension};
 use wsguard_api::{
-    CacheUsage, Duplicates, EntryType, FileKind, Growth, IndexState, KindUsage, SCHEMA_VERSION, UsageEntry,
-    UsageReport,
+    CacheUsage, Duplicates, EntryType, FileKind, Forecast, Growth, IndexState, KindUsage, SCHEMA_VERSION,
+    UsageEntry, UsageReport,
 };
 
 use super::filler::{BEGAN, WALKED_AT};
@@ -22,7 +22,7 @@ use super::store::{UsageError, failed, open_for_reading};
 use super::{kind, rules};
 
 /// Directories that the search for cold entries opens at most.
-const COLD_OPENED: usize = 2_000;
+const COLD_OPENED: usize = 400;
 
 /// Entries of one directory that the search for cold entries looks at, the largest first.
 const COLD_LOOKED_AT: usize = 1_000;
@@ -54,8 +54,8 @@ pub(crate) struct Subject {
     /// Relative to the workspace.
     pub(crate) relative: PathBuf,
     pub(crate) state: IndexState,
-    /// What is left before the tightest limit, bytes.
-    pub(crate) available_bytes: u64,
+    /// What is left before the tightest limit, bytes, if somebody knows.
+    pub(crate) available_bytes: Option<u64>,
 }
 
 /// One open index, and the directory that is asked about.
@@ -115,6 +115,29 @@ pub(crate) fn report(
         duplicates_unknown,
         forecast: forecast(reader.past(hour).map_err(&read)?, subject.available_bytes),
     })
+}
+
+/// Returns how a whole workspace grows, which directories most, and since when that is counted.
+///
+/// # Errors
+/// `Missing` before the first walk.
+pub(crate) fn growth(
+    index: &Path,
+    query: UsageQuery,
+    available_bytes: Option<u64>,
+    now: Timestamp,
+) -> Result<(Forecast, Vec<Growth>, Option<String>), UsageError> {
+    let mut reader = Reader::open(index, Path::new(""))?;
+    let read = failed("read growth");
+    reader.begin().map_err(&read)?;
+    if fact(&reader.connection, WALKED_AT).map_err(&read)?.is_none() {
+        return Err(UsageError::Missing);
+    }
+    let hour = now.as_second() / 3600;
+    let since = reader.growth_since(hour - i64::from(query.days) * 24).map_err(&read)?;
+    let growing = reader.growing(since, query.top).map_err(&read)?;
+    let past = reader.past(hour).map_err(&read)?;
+    Ok((forecast(past, available_bytes), growing, time(since.saturating_mul(3600))))
 }
 
 fn time(seconds: i64) -> Option<String> {

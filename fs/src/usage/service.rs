@@ -19,8 +19,9 @@ use super::filler::{Filler, WALKED_AT};
 use super::index::Index;
 use super::store::{self, UsageError};
 use super::walker::{Charging, Tree};
-use super::{fingerprint, updater};
+use super::{feed, fingerprint, updater};
 use crate::error_chain::one_line;
+use crate::tracker::Tracker;
 
 /// How long changes are collected before they are looked at.
 const COLLECT: Duration = Duration::from_secs(1);
@@ -49,7 +50,7 @@ struct Kept {
     name: String,
     tree: Tree,
     index: Arc<Mutex<Index>>,
-    feed: UsageFeed,
+    feed: Arc<UsageFeed>,
     is_stopped: AtomicBool,
     /// Names so far of the walk under way.
     counted: Arc<AtomicU64>,
@@ -76,12 +77,12 @@ struct Shared {
     wake: Condvar,
 }
 
-/// Keeps the indexes of all workspaces of a worker. Its threads end when it is dropped.
+/// Keeps the indexes of all workspaces of a worker. Its threads end with [`UsageService::stop`], or when it is dropped.
 #[derive(Debug)]
 pub(crate) struct UsageService {
     state_dir: PathBuf,
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl UsageService {
@@ -91,7 +92,7 @@ impl UsageService {
     /// When a thread cannot be started.
     pub(crate) fn start(state_dir: &Path) -> std::io::Result<Self> {
         let shared = Arc::<Shared>::default();
-        let mut service = Self { state_dir: state_dir.to_path_buf(), shared, threads: Vec::new() };
+        let service = Self { state_dir: state_dir.to_path_buf(), shared, threads: Mutex::default() };
         for (name, work) in [("usage", update as fn(&Shared)), ("usage-walk", walk as fn(&Shared))] {
             let shared = Arc::clone(&service.shared);
             let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
@@ -100,7 +101,7 @@ impl UsageService {
                 }
                 work(&shared);
             })?;
-            service.threads.push(thread);
+            service.threads.lock().push(thread);
         }
         Ok(service)
     }
@@ -109,21 +110,21 @@ impl UsageService {
     ///
     /// # Errors
     /// If the index or the directory cannot be used.
-    pub(crate) fn attach(
+    pub(super) fn attach(
         &self,
         id: &str,
         name: &str,
         root: OwnedFd,
         charging: Charging,
-    ) -> Result<UsageFeed, UsageError> {
+    ) -> Result<Arc<UsageFeed>, UsageError> {
         self.detach(id);
         let tree = Tree::new(root, charging)
             .map_err(|source| UsageError::Backing { action: "look at the root", source })?;
         let index = Index::open(&store::path_of(&self.state_dir, id), tree.ino())?;
-        let feed = UsageFeed::new(tree.ino());
+        let feed = Arc::new(UsageFeed::new(tree.ino()));
         let kept = Kept {
             name: name.to_owned(),
-            feed: feed.clone(),
+            feed: Arc::clone(&feed),
             tree,
             index: Arc::new(Mutex::new(index)),
             is_stopped: AtomicBool::new(false),
@@ -137,6 +138,31 @@ impl UsageService {
         self.shared.kept.lock().insert(id.to_owned(), Arc::new(kept));
         self.shared.wake.notify_all();
         Ok(feed)
+    }
+
+    /// Keeps the index of a workspace from its records from now on; see [`Self::attach`].
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub(crate) fn follow(
+        &self,
+        tracker: &Tracker,
+        name: &str,
+        root: OwnedFd,
+        charging: Charging,
+    ) -> Result<(), UsageError> {
+        let feed = self.attach(tracker.workspace(), name, root, charging)?;
+        tracker.follow(feed::follower(&feed));
+        Ok(())
+    }
+
+    /// Removes the index of a workspace that is forgotten.
+    ///
+    /// # Errors
+    /// If a file cannot be removed.
+    pub(crate) fn forget(&self, id: &str) -> Result<(), UsageError> {
+        self.detach(id);
+        store::remove(&self.index_path(id))
     }
 
     /// Lets a workspace go; its index stays as it is.
@@ -161,8 +187,9 @@ impl UsageService {
     }
 }
 
-impl Drop for UsageService {
-    fn drop(&mut self) {
+impl UsageService {
+    /// Ends both threads; indexes are as they were last written.
+    pub(crate) fn stop(&self) {
         self.shared.is_stopped.store(true, Ordering::Relaxed);
         for kept in self.shared.kept.lock().values() {
             kept.is_stopped.store(true, Ordering::Relaxed);
@@ -170,11 +197,18 @@ impl Drop for UsageService {
         // Under the lock: a thread that is about to sleep must not miss it.
         drop(self.shared.asleep.lock());
         self.shared.wake.notify_all();
-        for thread in self.threads.drain(..) {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
             if thread.join().is_err() {
                 error!("a thread of the usage index panicked");
             }
         }
+    }
+}
+
+impl Drop for UsageService {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -84,7 +84,7 @@ impl Ground {
             path: self.path(relative),
             relative: relative.into(),
             state: IndexState::Current,
-            available_bytes: 1 << 30,
+            available_bytes: Some(1 << 30),
         };
         let query = UsageQuery { top: 5, days: 7, cold_days: 30 };
         report(&self.file(), subject, query, Timestamp::from_second(now).unwrap()).unwrap()
@@ -171,7 +171,7 @@ fn freshly_walked(ground: &Ground) -> Contents {
     walk(&index, &tree, START);
     let found = contents(&index);
     drop(index);
-    remove(&path).unwrap();
+    store::remove(&path).unwrap();
     found
 }
 
@@ -361,6 +361,20 @@ fn change_below_a_directory_that_moved_waits_for_the_move() {
 }
 
 #[test]
+fn two_names_of_a_file_go_with_their_directory() {
+    let mut ground = Ground::new();
+    ground.write("a/x", 5000, 7);
+    std::fs::hard_link(ground.path("a/x"), ground.path("a/y")).unwrap();
+    ground.walk(START);
+    std::fs::remove_dir_all(ground.path("a")).unwrap();
+    ground.dirty = Dirty::default();
+    let gone = ground.path("a");
+    ground.note(&gone);
+    ground.examine(START);
+    assert_eq!(contents(&ground.index), freshly_walked(&ground));
+}
+
+#[test]
 fn changes_during_a_walk_are_found_after_it() {
     let mut ground = Ground::new();
     ground.write("a/x", 5000, 7);
@@ -439,7 +453,7 @@ fn path_that_is_not_there_is_said_so_and_an_unwalked_workspace_too() {
         path: "/x".into(),
         relative: relative.into(),
         state: IndexState::Current,
-        available_bytes: 0,
+        available_bytes: None,
     };
     let query = UsageQuery { top: 5, days: 7, cold_days: 30 };
     let ask = |relative: &str| report(&ground.file(), subject(relative), query, Timestamp::now());
@@ -558,7 +572,7 @@ fn service_counts_a_workspace_and_follows_it() {
                 path: "/".into(),
                 relative: PathBuf::new(),
                 state: service.state("w1"),
-                available_bytes: 0,
+                available_bytes: None,
             };
             let query = UsageQuery { top: 5, days: 7, cold_days: 30 };
             let found = report(&file, subject, query, Timestamp::now());

@@ -29,6 +29,15 @@ pub(crate) enum Charging {
 }
 
 impl Charging {
+    /// Returns how files on a filesystem of that type are charged.
+    pub(crate) fn of_filesystem(filesystem: &str) -> Self {
+        match filesystem {
+            "xfs" => Self::AllocatedWithinSize,
+            "nfs" | "nfs4" | "cifs" | "smb3" | "zfs" | "overlay" | "ceph" | "fuse" => Self::Logical,
+            _ => Self::Allocated,
+        }
+    }
+
     /// Returns the charge of what `stat` describes, bytes.
     pub(crate) fn charge(self, stat: &Stat) -> u64 {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tracing::{error, info, warn};
-use wsguard_api::{ApiError, ErrorCode, MountRequest, Ownership, Workspace};
+use wsguard_api::{ApiError, ErrorCode, EventKind, MountRequest, Ownership, Workspace};
 
 use super::jobs::{Job, Jobs, Reply};
 use super::rebinding::Rebinding;
@@ -21,6 +21,7 @@ use crate::catalog::{Catalog, CatalogError, WantedState, WorkspaceRecord};
 use crate::changed_outside::{OutsideSearch, Unwatched};
 use crate::config::Config;
 use crate::error_chain::one_line;
+use crate::events::{Concerned, EventLog};
 use crate::keeper_link::KeeperLink;
 use crate::mounting::{
     self, ExpectedDirectory, MountError, MountPlan, Mounted, Presence, check_form, check_name, check_overlap,
@@ -28,6 +29,8 @@ use crate::mounting::{
 };
 use crate::roots_watch::RootsWatch;
 use crate::session::OwnershipPolicy;
+use crate::tracker::Recorder;
+use crate::usage::{Charging, UsageService};
 
 /// How often mounts are looked after.
 const TICK: Duration = Duration::from_secs(2);
@@ -69,6 +72,9 @@ pub(crate) struct Driver {
     pub(super) mounts_dir: PathBuf,
     pub(super) catalog: Catalog,
     pub(super) link: Arc<KeeperLink>,
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) usage: Arc<UsageService>,
+    pub(super) events: Arc<EventLog>,
     pub(super) registry: Arc<Registry>,
     pub(super) jobs: Jobs,
     /// Never counted among the users of a mount.
@@ -91,6 +97,9 @@ impl Driver {
         mounts_dir: PathBuf,
         catalog: Catalog,
         link: Arc<KeeperLink>,
+        recorder: Arc<Recorder>,
+        usage: Arc<UsageService>,
+        events: Arc<EventLog>,
         registry: Arc<Registry>,
         jobs: Jobs,
         own_pids: Vec<u32>,
@@ -102,6 +111,9 @@ impl Driver {
             mounts_dir,
             catalog,
             link,
+            recorder,
+            usage,
+            events,
             registry,
             jobs,
             own_pids,
@@ -369,10 +381,20 @@ impl Driver {
         match mounting::mount(&self.link, &self.plan(&record)) {
             Ok(mounted) => {
                 self.note_superseded(&record, mounted.device(), former);
+                self.tell(
+                    &record,
+                    EventKind::Mounted,
+                    &format!("guarded at {}", record.mount_point().display()),
+                );
                 self.enter(record, mounted, noted)
             }
             Err(error) => {
                 let error = error.to_api();
+                // Tried again and again: only the first time.
+                let is_known = self.registry.has_failed(&record.id, &error.message);
+                if previous.is_some() && !is_known {
+                    self.tell(&record, EventKind::MountFailed, &format!("not guarded: {}", error.message));
+                }
                 match previous {
                     Some(previous) => self.put_back(previous, noted, &error),
                     None => {
@@ -386,6 +408,12 @@ impl Driver {
                 Err(error)
             }
         }
+    }
+
+    /// Tells the owner of a workspace, and root, what became of it.
+    pub(super) fn tell(&self, record: &WorkspaceRecord, kind: EventKind, message: &str) {
+        let concerned = Concerned { name: &record.name, owner_uid: record.owner_uid };
+        self.events.tell(kind, Some(concerned), message);
     }
 
     /// Takes back what a request that failed has changed.
@@ -417,6 +445,7 @@ impl Driver {
             },
             threads: self.config.threads,
             watch_limit: self.config.watch_directories,
+            tracker: self.recorder.tracker(&record.id),
             expected: record
                 .identity
                 .clone()
@@ -455,6 +484,7 @@ impl Driver {
         let id = record.id.clone();
         // The next note that it is alive, seconds from now, holds all that is new.
         let stored = if is_complete { Ok(()) } else { self.catalog.put(&record) };
+        self.count_usage(&record, &mounted);
         let standing = Standing::Mounted(Arc::new(mounted));
         self.registry.put(Entry { search, ..Entry::idle(record, standing) });
         if let Err(error) = stored {
@@ -462,6 +492,21 @@ impl Driver {
             warn!(error = %one_line(&error), workspace = %id, "catalog does not take a note");
         }
         self.registry.view_of(&id)
+    }
+
+    /// Lets the usage index follow a workspace. Without it everything else works.
+    pub(super) fn count_usage(&self, record: &WorkspaceRecord, mounted: &Mounted) {
+        let tracker = self.recorder.tracker(&record.id);
+        let charging = Charging::of_filesystem(&mounted.backing().filesystem);
+        let followed = match mounted.plain_directory() {
+            Ok(root) => {
+                self.usage.follow(&tracker, &record.name, root, charging).map_err(|error| one_line(&error))
+            }
+            Err(errno) => Err(errno.to_string()),
+        };
+        if let Err(error) = followed {
+            error!(workspace = %record.id, error, "usage is not counted");
+        }
     }
 
     pub(super) fn enter_failure(&self, record: WorkspaceRecord, error: &ApiError) {

@@ -25,7 +25,8 @@ pub(crate) enum Viewer {
 }
 
 impl Viewer {
-    fn sees(self, owner: u32) -> bool {
+    /// Whether what belongs to this user is shown.
+    pub(crate) fn sees(self, owner: u32) -> bool {
         match self {
             Self::Root => true,
             Self::User(uid) => uid == owner,
@@ -59,6 +60,30 @@ impl Entry {
     /// A workspace that is not mounted.
     pub(super) fn idle(record: WorkspaceRecord, standing: Standing) -> Self {
         Self { record, standing, search: None, bypassing: Vec::new(), unrepaired: Vec::new() }
+    }
+}
+
+/// A path in a workspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The workspace's id.
+    pub(crate) id: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Where users see it.
+    pub(crate) mount_point: PathBuf,
+    /// The path from there; empty for the workspace itself.
+    pub(crate) relative: PathBuf,
+}
+
+impl Place {
+    fn of(entry: &Entry, relative: &Path) -> Self {
+        Self {
+            id: entry.record.id.clone(),
+            name: entry.record.name.clone(),
+            mount_point: entry.record.mount_point().to_path_buf(),
+            relative: relative.components().collect(),
+        }
     }
 }
 
@@ -137,6 +162,32 @@ impl Registry {
             .with_hint("see `wsguard ls`"))
     }
 
+    /// Returns the registered workspace, mounted or not, that `path` lies in, if `viewer` sees it. Nothing is looked
+    /// up in the filesystem.
+    pub(crate) fn place_of(&self, path: &Path, viewer: Viewer) -> Result<Place, ApiError> {
+        let contents = self.contents.lock();
+        for entry in contents.entries.values().filter(|entry| viewer.sees(entry.record.owner_uid)) {
+            let source = self.mounts_dir.join(&entry.record.id);
+            let relative = [entry.record.mount_point(), &entry.record.dir, &source]
+                .into_iter()
+                .find_map(|at| path.strip_prefix(at).ok());
+            if let Some(relative) = relative {
+                return Ok(Place::of(entry, relative));
+            }
+        }
+        Err(ApiError::new(ErrorCode::NotFound, format!("{} is not in a workspace", path.display()))
+            .with_hint("see `wsguard ls`"))
+    }
+
+    /// Returns every registered workspace that `viewer` sees, by name.
+    pub(crate) fn places(&self, viewer: Viewer) -> Vec<Place> {
+        let contents = self.contents.lock();
+        let visible = contents.entries.values().filter(|entry| viewer.sees(entry.record.owner_uid));
+        let mut places: Vec<Place> = visible.map(|entry| Place::of(entry, Path::new(""))).collect();
+        places.sort_by(|a, b| a.name.cmp(&b.name));
+        places
+    }
+
     pub(super) fn view_of(&self, id: &str) -> Result<Workspace, ApiError> {
         self.contents.lock().entries.get(id).map(|entry| self.view(entry)).ok_or_else(|| unknown(id))
     }
@@ -172,6 +223,14 @@ impl Registry {
         self.contents.lock().entries.keys().cloned().collect()
     }
 
+    /// Whether a workspace is known not to be guarded for that reason.
+    pub(super) fn has_failed(&self, id: &str, reason: &str) -> bool {
+        matches!(
+            self.contents.lock().entries.get(id).map(|entry| &entry.standing),
+            Some(Standing::Failed(known) | Standing::Dead(known)) if known == reason
+        )
+    }
+
     /// Returns the guard of a workspace, if it is mounted.
     pub(super) fn mounted(&self, id: &str) -> Option<Arc<Mounted>> {
         match &self.contents.lock().entries.get(id)?.standing {
@@ -201,6 +260,15 @@ impl Registry {
     pub(super) fn remove(&self, id: &str) {
         let removed = self.contents.lock().entries.remove(id);
         drop(removed);
+    }
+
+    /// Returns how many bytes may still be written to a workspace, as far as anybody knows: nobody does while it is
+    /// not mounted.
+    pub(crate) fn available_bytes(&self, id: &str) -> Option<u64> {
+        let directory = self.mounted(id)?.plain_directory().ok()?;
+        // Outside the registry's lock: the filesystem may be slow.
+        let space = rustix::fs::fstatvfs(directory).ok()?;
+        Some(space.f_bavail.saturating_mul(space.f_frsize))
     }
 
     /// Returns the patterns of directories that are guarded as they appear.

@@ -68,7 +68,8 @@ impl Driver {
 
     fn take_over(&self, inherited: InheritedSession) -> Option<(String, Mounted)> {
         let id = inherited.workspace.clone();
-        match mounting::take_over(&self.link, inherited) {
+        let tracker = self.recorder.tracker(&id);
+        match mounting::take_over(&self.link, inherited, tracker) {
             Ok(mounted) => Some((id, mounted)),
             Err(error) => {
                 error!(workspace = %id, error = %one_line(&error), "session cannot be taken over; its mounts are dead");
@@ -84,6 +85,7 @@ impl Driver {
         let is_shown = mounted.device() != DeviceNumber::NOWHERE;
         match self.registry.record(id) {
             Ok(record) if record.wanted == WantedState::Mounted && is_shown => {
+                self.count_usage(&record, &mounted);
                 let standing = Standing::Mounted(mounted);
                 self.registry.put(Entry::idle(record, standing));
                 self.note_taken_over(id);

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tracing::{error, info, warn};
-use wsguard_api::{ApiError, ErrorCode, MountUser, SCHEMA_VERSION, ShutdownReport, UmountReport, Workspace};
+use wsguard_api::{
+    ApiError, ErrorCode, EventKind, MountUser, SCHEMA_VERSION, ShutdownReport, UmountReport, Workspace,
+};
 
 use super::driver::{Driver, Lingering, catalog_error};
 use super::jobs::AfterUnmount;
@@ -62,6 +64,9 @@ impl Driver {
             let record = self.registry.record(&id)?;
             self.catalog.forget(&record, Timestamp::now()).map_err(|error| catalog_error(&error))?;
             self.registry.remove(&id);
+            if let Err(error) = self.usage.forget(&id) {
+                warn!(workspace = %id, error = %one_line(&error), "usage index of a forgotten workspace stays");
+            }
             self.forget_superblocks(&id);
             info!(workspace = %id, name = %record.name, "workspace forgotten");
         }
@@ -126,6 +131,12 @@ impl Driver {
         let users = self.find_users(devices).pop().unwrap_or_default();
         let outcome = Outcome { detached, users };
         let record = self.note_unmounted(&id, mounted, WantedState::Unmounted, &outcome)?;
+        let how = if outcome.detached {
+            "unmounted on request, while it was in use"
+        } else {
+            "unmounted on request"
+        };
+        self.tell(&record, EventKind::Unmounted, how);
         self.finish_lingering();
         self.catalog.put(&record).map_err(|error| catalog_error(&error))?;
         Ok(outcome)
@@ -150,6 +161,7 @@ impl Driver {
         record.last_alive_at = record.last_alive_at.min(Some(now));
         record.wanted = wanted;
         self.remove_sidecar(id);
+        self.usage.detach(id);
         if !outcome.detached {
             self.note_released(id, mounted.device());
         }

@@ -9,7 +9,7 @@ const CONTAINER_ID_SHOWN: usize = 12;
 const CONTAINER_ID_LENGTH: usize = 64;
 
 /// Returns the pids of all processes, ascending.
-pub(crate) fn processes() -> Vec<u32> {
+pub(crate) fn all() -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let mut pids: Vec<u32> =
         entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
@@ -30,15 +30,21 @@ pub(crate) fn command(process: &Path) -> Option<String> {
 
 /// Returns the short id of the container that the process runs in.
 pub(crate) fn container(process: &Path) -> Option<String> {
-    container_in(&std::fs::read_to_string(process.join("cgroup")).ok()?)
+    let id = container_id(process)?;
+    Some(id.get(..CONTAINER_ID_SHOWN).unwrap_or(&id).to_owned())
 }
 
-/// Finds the id in a cgroup path such as `/docker/<id>` or `/system.slice/docker-<id>.scope`.
-fn container_in(cgroup: &str) -> Option<String> {
+/// Returns the whole id of the container that the process runs in.
+pub(crate) fn container_id(process: &Path) -> Option<String> {
+    container_in(&std::fs::read_to_string(process.join("cgroup")).ok()?).map(str::to_owned)
+}
+
+/// Finds the id in a cgroup path such as `/docker/<id>` or `/system.slice/docker-<id>.scope`. Of a container in a
+/// container it is the inner one.
+fn container_in(cgroup: &str) -> Option<&str> {
     cgroup
         .split(['/', '\n', '-', '.', ':'])
         .rfind(|part| part.len() == CONTAINER_ID_LENGTH && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
-        .map(|id| id.chars().take(CONTAINER_ID_SHOWN).collect())
 }
 
 #[cfg(test)]
@@ -51,8 +57,10 @@ mod tests {
         for cgroup in
             [format!("12:pids:/docker/{id}\n1:name=x:/\n"), format!("0::/system.slice/docker-{id}.scope\n")]
         {
-            assert_eq!(container_in(&cgroup).as_deref(), Some("0123456789ab"));
+            assert_eq!(container_in(&cgroup), Some(id.as_str()));
         }
+        let (outer, inner) = ("a".repeat(64), "b".repeat(64));
+        assert_eq!(container_in(&format!("0::/docker/{outer}/docker/{inner}\n")), Some(inner.as_str()));
         assert_eq!(container_in("0::/user.slice/user-1000.slice\n"), None);
     }
 }

@@ -1,0 +1,90 @@
+//! What the tracker is told, and what it asks.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::{Caller, GuardFs, borrow};
+use crate::backing::{Child, Stat, proc_path};
+use crate::inode::ROOT_NODE;
+use crate::tracker::{Operation, Record};
+
+/// What a file is charged with, bytes: what is allocated, in blocks of 4 KiB. Nothing but regular files is.
+pub(super) fn charge(stat: &Stat) -> i64 {
+    if u32::from(stat.stx_mode) & libc::S_IFMT != libc::S_IFREG {
+        return 0;
+    }
+    i64::try_from(stat.stx_blocks.saturating_mul(512).next_multiple_of(4096)).unwrap_or(i64::MAX)
+}
+
+impl Caller {
+    /// Begins a record of what the caller has just done.
+    pub(super) fn did(self, operation: Operation, node: u64) -> Record {
+        Record::new(operation, node, self.uid, self.pid)
+    }
+}
+
+impl GuardFs {
+    /// Lets the tracker find directories that it does not know.
+    pub(crate) fn start_tracking(self: &Arc<Self>) {
+        let fs = Arc::downgrade(self);
+        self.tracker.set_locate(Box::new(move |node| fs.upgrade()?.locate(node)));
+    }
+
+    /// Notes what has happened.
+    pub(super) fn note(&self, record: Record) {
+        self.tracker.record(record);
+    }
+
+    /// Returns directory and name of a node, if it has one at this moment.
+    ///
+    /// Where it lies is asked of the kernel, which knows the name that it was reached by; the answer counts only if
+    /// the node is found again under it.
+    fn locate(&self, node: u64) -> Option<(u64, Box<OsStr>)> {
+        if node == ROOT_NODE {
+            return None;
+        }
+        let fd = self.node_fd(node).ok()?;
+        let link = rustix::fs::readlinkat(CWD, proc_path(borrow(&fd)), Vec::new()).ok()?;
+        let path = PathBuf::from(std::ffi::OsString::from_vec(link.into_bytes()));
+        let name = path.file_name()?;
+        let directory = self.open_directory(path.parent()?).ok()?;
+        let found = self.backing.child(directory.as_fd(), name).ok()?;
+        if self.node_of(&found)? != node {
+            return None;
+        }
+        let parent = self.backing.of_fd(directory.as_fd()).ok()?;
+        Some((self.node_of(&parent)?, name.into()))
+    }
+
+    /// Opens a directory by its path from the root of the backing, beneath it and through no symbolic link.
+    fn open_directory(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        let relative = path.strip_prefix("/").unwrap_or(path);
+        let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+        rustix::fs::openat2(
+            self.backing.root(),
+            relative,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        )
+    }
+
+    fn node_of(&self, child: &Child) -> Option<u64> {
+        let root = self.backing.root_stat();
+        let is_root = child.stat.stx_ino == root.stx_ino
+            && (child.stat.stx_dev_major, child.stat.stx_dev_minor)
+                == (root.stx_dev_major, root.stx_dev_minor);
+        if is_root { Some(ROOT_NODE) } else { Some(self.inode_of(child).ok()?.node) }
+    }
+}
+
+/// Whether an extended attribute's change is worth a record: POSIX ACLs and what users set.
+pub(super) fn is_told(name: &OsStr) -> bool {
+    !name.as_bytes().starts_with(b"security.")
+}
