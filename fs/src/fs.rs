@@ -44,7 +44,7 @@ use crate::state::{FILES, mark};
 use crate::sys::device::{FuseDevice, Invalidate};
 use crate::sys::identity::Identity;
 use crate::sys::shared_memory::SharedMemory;
-use crate::tracker::Tracker;
+use crate::tracker::{OutsideChange, Tracker};
 use crate::watcher::{ChangeSink, OwnMutations, StartedBy, Watcher};
 
 /// How long the kernel may trust what it was told while every foreign edit is reported to it.
@@ -370,6 +370,7 @@ impl ChangeSink for KernelCaches {
         fs.reclaim.while_closing(|| fs.backing.forget_all());
         // It may have been a directory that was renamed.
         fs.tracker.names_changed_outside();
+        fs.tracker.changed_outside(OutsideChange::Name { directory: dir, name });
         let Some(parent) = self.known_node(&fs, dir) else { return };
         Self::report(fs.device.invalidate_entry(parent, name));
         Self::report(fs.device.invalidate_node(parent, Invalidate::Everything));
@@ -377,6 +378,9 @@ impl ChangeSink for KernelCaches {
 
     fn inode_changed(&self, path: &Path) {
         let Some(fs) = self.0.upgrade() else { return };
+        if let (Some(directory), Some(name)) = (path.parent(), path.file_name()) {
+            fs.tracker.changed_outside(OutsideChange::Name { directory, name });
+        }
         let Some(node) = self.known_node(&fs, path) else { return };
         Self::report(fs.device.invalidate_node(node, Invalidate::Attributes));
     }
@@ -384,6 +388,7 @@ impl ChangeSink for KernelCaches {
     fn everything_changed(&self) {
         let Some(fs) = self.0.upgrade() else { return };
         fs.tracker.names_changed_outside();
+        fs.tracker.changed_outside(OutsideChange::Anywhere);
         match fs.device.invalidate_all_entries() {
             Err(Errno::INVAL) => {} // names expire after WATCHED_TTL_WITHOUT_EPOCH
             result => Self::report(result),

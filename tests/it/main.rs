@@ -36,6 +36,8 @@ mod suites;
 #[cfg(test)]
 mod tree;
 #[cfg(test)]
+mod usage;
+#[cfg(test)]
 mod watchdog;
 #[cfg(test)]
 mod workloads;

@@ -1,6 +1,7 @@
 //! Names and inodes that changed and have not been looked at.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use rustc_hash::FxHashSet;
 
@@ -14,12 +15,23 @@ pub(super) struct Name {
     pub(super) name: OsString,
 }
 
+/// What is to be looked at.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// In the order in which they were told.
+    pub(super) names: Vec<Name>,
+    pub(super) inodes: Vec<u64>,
+    /// Names by the path of their directory.
+    pub(super) places: Vec<(PathBuf, OsString)>,
+}
+
 /// Each name once, in the order in which they were first told.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
     known: FxHashSet<Name>,
     names: Vec<Name>,
     inodes: FxHashSet<u64>,
+    places: FxHashSet<(PathBuf, OsString)>,
     is_incomplete: bool,
 }
 
@@ -40,13 +52,20 @@ impl Dirty {
         }
     }
 
+    /// A name in the directory at a path below the root.
+    pub(super) fn at(&mut self, directory: PathBuf, name: OsString) {
+        if !self.is_full() {
+            self.places.insert((directory, name));
+        }
+    }
+
     /// Something changed, and nobody knows what.
     pub(super) fn lose(&mut self) {
         self.is_incomplete = true;
     }
 
     fn is_full(&mut self) -> bool {
-        if self.names.len() + self.inodes.len() < MOST {
+        if self.names.len() + self.inodes.len() + self.places.len() < MOST {
             return false;
         }
         self.is_incomplete = true;
@@ -54,7 +73,7 @@ impl Dirty {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.names.is_empty() && self.inodes.is_empty() && !self.is_incomplete
+        self.names.is_empty() && self.inodes.is_empty() && self.places.is_empty() && !self.is_incomplete
     }
 
     /// Whether only a walk finds everything.
@@ -70,12 +89,19 @@ impl Dirty {
         for ino in &other.inodes {
             self.inode(*ino);
         }
+        for (directory, name) in &other.places {
+            self.at(directory.clone(), name.clone());
+        }
         self.is_incomplete |= other.is_incomplete;
     }
 
-    /// Returns the names in their order, and the inodes.
-    pub(super) fn into_parts(self) -> (Vec<Name>, Vec<u64>) {
-        (self.names, self.inodes.into_iter().collect())
+    /// Takes it apart.
+    pub(super) fn into_parts(self) -> Parts {
+        Parts {
+            names: self.names,
+            inodes: self.inodes.into_iter().collect(),
+            places: self.places.into_iter().collect(),
+        }
     }
 }
 
@@ -91,7 +117,7 @@ mod tests {
         }
         dirty.inode(3);
         dirty.inode(3);
-        let (names, inodes) = dirty.into_parts();
+        let Parts { names, inodes, .. } = dirty.into_parts();
         let names: Vec<_> = names.into_iter().map(|name| name.name).collect();
         assert_eq!(names, ["b", "a"]);
         assert_eq!(inodes, [3]);

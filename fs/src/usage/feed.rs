@@ -1,12 +1,13 @@
 //! Where whoever sees a workspace change says so.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use super::dirty::Dirty;
-use crate::tracker::{Follower, Record};
+use crate::tracker::{Follower, OutsideChange, Record};
 
 /// The number of a workspace's root through the mount.
 const FUSE_ROOT: u64 = 1;
@@ -33,6 +34,11 @@ impl UsageFeed {
     /// Notes that an inode's size, blocks or times changed.
     pub(crate) fn inode(&self, ino: u64) {
         self.dirty.lock().inode(self.backing(ino));
+    }
+
+    /// Notes that a name changed in the directory at a path below the root.
+    pub(crate) fn at(&self, directory: &Path, name: &OsStr) {
+        self.dirty.lock().at(directory.to_path_buf(), name.to_owned());
     }
 
     /// Notes that something changed and nobody knows what: records were lost, or the tree was edited below the
@@ -79,6 +85,14 @@ impl Follower for Records {
             feed.lost();
         }
     }
+
+    fn changed_outside(&mut self, change: OutsideChange<'_>) {
+        let Some(feed) = self.0.upgrade() else { return };
+        match change {
+            OutsideChange::Name { directory, name } => feed.at(directory, name),
+            OutsideChange::Anywhere => feed.lost(),
+        }
+    }
 }
 
 /// Makes the follower of a feed.
@@ -88,10 +102,9 @@ pub(super) fn follower(feed: &Arc<UsageFeed>) -> Box<dyn Follower> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
-
     use super::*;
     use crate::tracker::Operation;
+    use crate::usage::dirty::Parts;
 
     #[test]
     fn a_rename_is_looked_at_where_it_went_before_where_it_came_from() {
@@ -102,7 +115,7 @@ mod tests {
             ..Record::new(Operation::Rename, 5, 0, 0)
         };
         follower(&feed).records(&[rename.at(1, OsStr::new("old")), Record::new(Operation::Write, 5, 0, 0)]);
-        let (names, inodes) = feed.take().into_parts();
+        let Parts { names, inodes, .. } = feed.take().into_parts();
         let names: Vec<_> = names.into_iter().map(|name| (name.parent, name.name)).collect();
         assert_eq!(names, [(9, "new".into()), (77, "old".into())]);
         assert_eq!(inodes, [5]);

@@ -62,6 +62,7 @@ pub(super) enum Placed {
 /// The index, open for writing.
 #[derive(Debug)]
 pub(crate) struct Index {
+    path: PathBuf,
     connection: Connection,
     root: u64,
 }
@@ -92,7 +93,20 @@ impl Index {
         if known != Some(root.cast_signed()) {
             start_over(&mut connection, root).map_err(failed("start over"))?;
         }
-        Ok(Self { connection, root })
+        Ok(Self { path: path.to_path_buf(), connection, root })
+    }
+
+    /// Begins with an empty file if `error` says that this one is damaged; returns whether it did.
+    pub(super) fn replace_if_damaged(&mut self, error: &UsageError) -> Result<bool, UsageError> {
+        let UsageError::Database { source, .. } = error else { return Ok(false) };
+        if !store::is_damaged(source) {
+            return Ok(false);
+        }
+        // Closed before the file goes: closing removes files by their name.
+        self.connection = Connection::open_in_memory().map_err(failed("close the file"))?;
+        store::remove(&self.path)?;
+        *self = Self::open(&self.path, self.root)?;
+        Ok(true)
     }
 
     /// Returns the number of the workspace's directory.

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,9 @@ const NICENESS: i32 = 15;
 struct Kept {
     name: String,
     tree: Tree,
-    index: Arc<Mutex<Index>>,
+    index_path: PathBuf,
+    /// Opened by the walking thread: making a file waits for the disk, and whoever mounts must not.
+    index: OnceLock<Arc<Mutex<Index>>>,
     feed: Arc<UsageFeed>,
     is_stopped: AtomicBool,
     /// Names so far of the walk under way.
@@ -109,7 +111,7 @@ impl UsageService {
     /// Keeps the index of a workspace from now on; a walk follows. Whatever was kept under the id is let go.
     ///
     /// # Errors
-    /// If the index or the directory cannot be used.
+    /// If the directory cannot be used.
     pub(super) fn attach(
         &self,
         id: &str,
@@ -120,13 +122,13 @@ impl UsageService {
         self.detach(id);
         let tree = Tree::new(root, charging)
             .map_err(|source| UsageError::Backing { action: "look at the root", source })?;
-        let index = Index::open(&store::path_of(&self.state_dir, id), tree.ino())?;
         let feed = Arc::new(UsageFeed::new(tree.ino()));
         let kept = Kept {
             name: name.to_owned(),
             feed: Arc::clone(&feed),
             tree,
-            index: Arc::new(Mutex::new(index)),
+            index_path: store::path_of(&self.state_dir, id),
+            index: OnceLock::new(),
             is_stopped: AtomicBool::new(false),
             counted: Arc::default(),
             progress: Mutex::new(Progress {
@@ -257,9 +259,9 @@ impl Kept {
 
     /// Looks at what changed.
     fn update(&self) {
-        if self.is_stopped.load(Ordering::Relaxed) {
+        let Some(index) = self.index.get().filter(|_| !self.is_stopped.load(Ordering::Relaxed)) else {
             return;
-        }
+        };
         let mut dirty = self.feed.take();
         {
             let mut progress = self.progress.lock();
@@ -274,14 +276,14 @@ impl Kept {
             }
         }
         if !dirty.is_empty() {
-            self.examine(dirty);
+            self.examine(index, dirty);
         }
-        self.look_after();
+        self.look_after(index);
     }
 
-    fn examine(&self, dirty: Dirty) {
+    fn examine(&self, index: &Mutex<Index>, dirty: Dirty) {
         let hour = Timestamp::now().as_second() / 3600;
-        let examined = updater::examine(&mut self.index.lock(), &self.tree, dirty, hour);
+        let examined = updater::examine(&mut index.lock(), &self.tree, dirty, hour);
         let mut progress = self.progress.lock();
         progress.has_candidates = true;
         match examined {
@@ -298,12 +300,14 @@ impl Kept {
             Err(error) => {
                 warn!(workspace = self.name, error = %one_line(&error), "usage index misses changes");
                 progress.walk_soon(RETRY_DELAY);
+                drop(progress);
+                self.replace_if_damaged(&error);
             }
         }
     }
 
     /// What is done now and then.
-    fn look_after(&self) {
+    fn look_after(&self, index: &Mutex<Index>) {
         let (prune, compare) = {
             let mut progress = self.progress.lock();
             let prune = progress.pruned_at.is_none_or(|last| last.elapsed() >= PRUNE_INTERVAL);
@@ -314,7 +318,7 @@ impl Kept {
         };
         let now = Timestamp::now().as_second();
         if prune {
-            let mut index = self.index.lock();
+            let mut index = index.lock();
             let walked = index.fact(WALKED_AT).and_then(|walked| {
                 index.prune(now / 3600)?;
                 Ok(walked)
@@ -328,7 +332,7 @@ impl Kept {
             }
         }
         if compare {
-            match fingerprint::take_some(&mut self.index.lock(), &self.tree) {
+            match fingerprint::take_some(&mut index.lock(), &self.tree) {
                 Ok(taken) => self.progress.lock().has_candidates = taken == fingerprint::TURN,
                 Err(error) => {
                     self.progress.lock().has_candidates = false;
@@ -361,8 +365,8 @@ impl Kept {
             std::mem::take(&mut progress.during_walk)
         };
         // Also after a failure: the index is the old one, and these were examined before.
-        if matches!(result, Ok(true)) && !during.is_empty() {
-            self.examine(during);
+        if let (Some(index), Ok(true), false) = (self.index.get(), &result, during.is_empty()) {
+            self.examine(index, during);
         }
         match result {
             Ok(true) => {
@@ -373,13 +377,36 @@ impl Kept {
             Ok(false) => {}
             Err(error) => {
                 warn!(workspace = self.name, error = %one_line(&error), "usage cannot be counted");
+                self.replace_if_damaged(&error);
+            }
+        }
+    }
+
+    fn replace_if_damaged(&self, error: &UsageError) {
+        let Some(index) = self.index.get() else { return };
+        let replaced = index.lock().replace_if_damaged(error);
+        match replaced {
+            Ok(false) => {}
+            Ok(true) => {
+                warn!(workspace = self.name, "damaged usage index is counted anew");
+                self.progress.lock().walk_soon(Duration::ZERO);
+            }
+            Err(error) => {
+                error!(workspace = self.name, error = %one_line(&error), "damaged usage index stays");
             }
         }
     }
 
     /// Returns whether the walk came to its end.
     fn walk_once(&self) -> Result<bool, UsageError> {
-        let mut filler = Filler::begin(Arc::clone(&self.index), Arc::clone(&self.counted))?;
+        let index = match self.index.get() {
+            Some(index) => index,
+            None => {
+                let index = Index::open(&self.index_path, self.tree.ino())?;
+                self.index.get_or_init(|| Arc::new(Mutex::new(index)))
+            }
+        };
+        let mut filler = Filler::begin(Arc::clone(index), Arc::clone(&self.counted))?;
         let is_complete = self.tree.walk(&self.is_stopped, &mut filler)?;
         if is_complete {
             filler.finish(Timestamp::now())?;

@@ -168,11 +168,12 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 fn open_current(path: &Path) -> rusqlite::Result<Option<Connection>> {
     let connection = connect(path)?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    Ok((version == VERSION && verdict == "ok").then_some(connection))
+    // Not searched for damage: that reads the whole file, and mounts wait. Damage shows when it is met.
+    Ok((version == VERSION).then_some(connection))
 }
 
-fn is_damaged(error: &rusqlite::Error) -> bool {
+/// Whether the file itself is what failed.
+pub(super) fn is_damaged(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)

@@ -361,6 +361,34 @@ fn change_below_a_directory_that_moved_waits_for_the_move() {
 }
 
 #[test]
+fn damaged_index_is_noticed_and_counted_anew() {
+    let mut ground = Ground::new();
+    ground.write("a/x", 5000, 7);
+    ground.walk(START);
+    let file = ground.file();
+    ground.index.lock().connection().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    let length = std::fs::metadata(&file).unwrap().len();
+    let garbage = vec![0x5a; usize::try_from(length).unwrap() - 4096];
+    std::os::unix::fs::FileExt::write_all_at(
+        &std::fs::File::options().write(true).open(&file).unwrap(),
+        &garbage,
+        4096,
+    )
+    .unwrap();
+    let mut index = Index::open(&file, ground.tree.ino()).map(|_| ()).err();
+    // Damage that the first look does not meet is met by the next walk.
+    if index.is_none() {
+        let mut filler = Filler::begin(Arc::clone(&ground.index), Arc::default()).unwrap();
+        ground.tree.walk(&AtomicBool::new(false), &mut filler).unwrap();
+        index = filler.finish(Timestamp::from_second(START).unwrap()).err();
+    }
+    let error = index.unwrap();
+    assert!(ground.index.lock().replace_if_damaged(&error).unwrap(), "{error:?}");
+    ground.walk(START);
+    assert_eq!(contents(&ground.index), freshly_walked(&ground));
+}
+
+#[test]
 fn two_names_of_a_file_go_with_their_directory() {
     let mut ground = Ground::new();
     ground.write("a/x", 5000, 7);

@@ -5,15 +5,16 @@
 //! moved, and the move has not been looked at), the name waits until it is.
 
 use std::collections::VecDeque;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustc_hash::FxHashSet;
 use rustix::fs::Stat;
 use rustix::io::Errno;
 use tracing::debug;
 
-use super::dirty::{Dirty, Name};
+use super::dirty::{Dirty, Name, Parts};
 use super::index::{Batch, Found, Index, Placed};
 use super::store::UsageError;
 use super::walker::{Looked, Tree};
@@ -35,7 +36,8 @@ pub(super) fn examine(
     dirty: Dirty,
     hour: i64,
 ) -> Result<Vec<Name>, UsageError> {
-    let (mut names, inodes) = dirty.into_parts();
+    let Parts { mut names, inodes, places } = dirty.into_parts();
+    names.extend(places.into_iter().filter_map(|(directory, name)| name_at(tree, &directory, name)));
     if !inodes.is_empty() {
         let batch = index.batch(hour)?;
         for ino in inodes {
@@ -53,6 +55,19 @@ pub(super) fn examine(
         look.batch.commit()?;
     }
     Ok(waiting)
+}
+
+/// Returns a name by its directory's number; `None` if there is no such directory any more: that it went is told of
+/// its own name.
+fn name_at(tree: &Tree, directory: &Path, name: OsString) -> Option<Name> {
+    match tree.open_any(directory) {
+        Ok(Looked::Found((_, parent))) => Some(Name { parent, name }),
+        Ok(Looked::Absent) => None,
+        Err(errno) => {
+            debug!(path = %directory.display(), errno = errno.raw_os_error(), "changed directory cannot be opened");
+            None
+        }
+    }
 }
 
 struct Look<'a> {

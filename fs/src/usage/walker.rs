@@ -105,12 +105,20 @@ impl Tree {
 
     /// Opens a directory by its path below the root, if it has the expected number.
     pub(super) fn open(&self, path: &Path, expected: u64) -> Result<Looked<OwnedFd>, Errno> {
+        Ok(match self.open_any(path)? {
+            Looked::Found((fd, ino)) if ino == expected => Looked::Found(fd),
+            Looked::Found(_) | Looked::Absent => Looked::Absent,
+        })
+    }
+
+    /// Opens a directory by its path below the root; returns its number as well.
+    pub(super) fn open_any(&self, path: &Path) -> Result<Looked<(OwnedFd, u64)>, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match self.open_beneath(path, flags) {
             Ok(fd) => {
                 let stat = rustix::fs::fstat(&fd)?;
-                let is_it = stat.st_ino == expected && stat.st_dev == self.device;
-                Ok(if is_it { Looked::Found(fd) } else { Looked::Absent })
+                let is_ours = stat.st_dev == self.device;
+                Ok(if is_ours { Looked::Found((fd, stat.st_ino)) } else { Looked::Absent })
             }
             Err(errno) if is_absence(errno) => Ok(Looked::Absent),
             Err(errno) => Err(errno),
