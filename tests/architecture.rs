@@ -10,13 +10,20 @@ const IMPORTERS: &[(&str, &[&str])] = &[
     ("notify", &["fs/src/roots_watch.rs"]),
     (
         "rusqlite",
-        &["fs/src/catalog.rs", "fs/src/catalog/", "fs/src/tracker/history.rs", "fs/src/tracker/history/"],
+        &[
+            "fs/src/catalog.rs",
+            "fs/src/catalog/",
+            "fs/src/tracker/history.rs",
+            "fs/src/tracker/history/",
+            "fs/src/usage/",
+        ],
     ),
     ("axum", &["fs/src/control.rs", "fs/src/control/"]),
     ("clap", &["cli/src/"]),
     ("comfy_table", &["cli/src/output.rs", "cli/src/output/"]),
     ("hyper", &["cli/src/client.rs", "cli/src/client/", "fs/src/control.rs", "fs/src/control/"]),
     ("bollard", &["cli/src/docker.rs", "cli/src/docker/"]),
+    ("xxhash_rust", &["fs/src/usage/"]),
     ("wsguard_fs", &["cli/src/commands/daemon.rs"]),
 ];
 
@@ -40,6 +47,7 @@ const LAYERS: &[(&[&str], Peers)] = &[
     ),
     (&["state"], Peers::Strangers),
     (&["backing", "inode", "handle", "journal", "quota", "tracker", "watcher"], Peers::Strangers),
+    (&["usage"], Peers::Strangers),
     (&["fs"], Peers::Strangers),
     (&["fuse"], Peers::Strangers),
     (&["session"], Peers::Strangers),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    completion, daemon, doctor, events, log, ls, mount, quota, status, sync, top, umount,
+    clean, completion, daemon, doctor, events, log, ls, mount, quota, status, sync, top, umount, usage,
 };
 use crate::env_vars;
 use crate::error::ExitStatus;
@@ -72,6 +72,8 @@ pub enum Command {
     Log(log::LogArgs),
     Top(top::TopArgs),
     Events(events::EventsArgs),
+    Usage(usage::UsageArgs),
+    Clean(clean::CleanArgs),
     Sync(sync::SyncArgs),
     Quota(quota::QuotaArgs),
     Doctor(doctor::DoctorArgs),

@@ -17,9 +17,10 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use wsguard_api::{
-    API_PREFIX, ApiError, AuditList, CheckReport, CheckRequest, DaemonStatus, ErrorCode, EventList, Explanation,
-    LogReport, LogRequest, MountAllReport, MountRequest, PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest,
-    SyncReport, SyncRequest, TopReport, UmountReport, UpgradeAccepted, UpgradeRequest, Workspace, WorkspaceList,
+    API_PREFIX, ApiError, AuditList, CheckReport, CheckRequest, CleanPlan, DaemonStatus, ErrorCode, EventList,
+    Explanation, ForecastReport, LogReport, LogRequest, MountAllReport, MountRequest, PolicyDocument, QuotaPlan,
+    QuotaReport, QuotaRequest, SyncReport, SyncRequest, TopReport, UmountReport, UpgradeAccepted, UpgradeRequest,
+    UsageReport, Workspace, WorkspaceList,
 };
 
 use crate::error::CliError;
@@ -182,6 +183,33 @@ impl Client {
     /// As [`Self::status`].
     pub fn events_after(&self, after: u64, wait_seconds: u64) -> Result<EventList, CliError> {
         self.get(&format!("/events?after={after}&wait_seconds={wait_seconds}"))
+    }
+
+    /// Asks where the space of a directory in a workspace went: `top` entries of each list, growth in `days`, and what
+    /// has not changed for `cold_days`.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn usage(&self, path: &Path, top: u32, days: u32, cold_days: u32) -> Result<UsageReport, CliError> {
+        let path = percent_encoded(&path.to_string_lossy());
+        self.get(&format!("/usage?path={path}&top={top}&days={days}&cold_days={cold_days}"))
+    }
+
+    /// Asks how every workspace grows, and what grew in `days`.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn forecast(&self, days: u32) -> Result<ForecastReport, CliError> {
+        self.get(&format!("/usage/forecast?days={days}"))
+    }
+
+    /// Asks what could be cleaned up in a directory in a workspace.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn clean_plan(&self, path: &Path) -> Result<CleanPlan, CliError> {
+        let path = percent_encoded(&path.to_string_lossy());
+        self.get(&format!("/usage/clean?path={path}"))
     }
 
     /// Has everything below a path written to disk.

@@ -1,5 +1,6 @@
 //! The commands, one file each: an argument struct whose doc comment is the help text, and `run`.
 
+pub mod clean;
 pub mod completion;
 pub mod daemon;
 pub mod doctor;
@@ -14,6 +15,7 @@ pub mod status;
 pub mod sync;
 pub mod top;
 pub mod umount;
+pub mod usage;
 mod workspace_rows;
 
 use serde::Serialize;
@@ -37,6 +39,8 @@ pub fn run(command: &Command, settings: &Settings, printer: &mut Printer) -> Res
         Command::Log(args) => log::run(args, settings, printer),
         Command::Top(args) => top::run(args, settings, printer),
         Command::Events(args) => events::run(args, settings, printer),
+        Command::Usage(args) => usage::run(args, settings, printer),
+        Command::Clean(args) => clean::run(args, settings, printer),
         Command::Sync(args) => sync::run(args, settings, printer),
         Command::Quota(args) => quota::run(args, settings, printer),
         Command::Doctor(args) => doctor::run(args, settings, printer),

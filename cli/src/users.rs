@@ -53,11 +53,6 @@ impl Users {
         self.names.get(&uid).cloned().unwrap_or_else(|| uid.to_string())
     }
 
-    /// Returns the uid of a name.
-    pub fn uid(&self, name: &str) -> Option<u32> {
-        self.names.iter().find(|(_, known)| *known == name).map(|(uid, _)| *uid)
-    }
-
     /// Returns name and number: `alice (1000)`, or `uid 1000` where there is no name.
     pub fn full(&self, uid: u32) -> String {
         match self.names.get(&uid) {

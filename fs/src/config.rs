@@ -60,7 +60,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("workspaces", &["roots"]),
     ("mount", &["threads"]),
     ("watch", &["max-directories"]),
-    ("quota", &["admin-group"]),
+    ("quota", &["admin-group", "min-free-mebibytes"]),
     ("history", &["max-mebibytes", "max-days"]),
     ("log", &["level", "format"]),
 ];
@@ -156,6 +156,9 @@ pub struct Config {
     pub watch_directories: usize,
     /// Members of this group of the operating system, by name or number, may set quotas, as root may.
     pub admin_group: String,
+    /// Bytes that writers must leave free of a filesystem that workspaces lie on; `None` for 2 % of it, or 5 GiB if
+    /// that is more and not more than 5 %.
+    pub min_free: Option<u64>,
     /// Most bytes of the history of one workspace.
     pub history_bytes: u64,
     /// How old the records in it get.
@@ -209,6 +212,7 @@ struct WatchTable {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct QuotaTable {
     admin_group: Option<String>,
+    min_free_mebibytes: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -298,6 +302,7 @@ fn resolve(
         threads: checked_threads(file.mount.threads, lines)?,
         watch_directories: file.watch.max_directories.unwrap_or(DEFAULT_WATCH_DIRECTORIES),
         admin_group: file.quota.admin_group.unwrap_or_else(|| DEFAULT_ADMIN_GROUP.to_owned()),
+        min_free: file.quota.min_free_mebibytes.map(|mebibytes| mebibytes.saturating_mul(1 << 20)),
         history_bytes: within(
             "max-mebibytes",
             file.history.max_mebibytes,

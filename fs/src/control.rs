@@ -10,6 +10,7 @@ mod peer;
 mod quota;
 mod routes;
 mod status;
+mod usage;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -27,6 +28,7 @@ pub(crate) use status::{Greeted, WorkerFacts};
 
 use crate::events::EventLog;
 use crate::tracker::Recorder;
+use crate::usage::UsageService;
 use crate::workspaces::{Jobs, Registry};
 
 /// Everybody may connect; what they may do is decided for each request.
@@ -44,6 +46,8 @@ pub(crate) struct Parts {
     pub(crate) jobs: Jobs,
     /// What happens in workspaces.
     pub(crate) recorder: Arc<Recorder>,
+    /// Where their space went.
+    pub(crate) usage: Arc<UsageService>,
     /// What happens beside that.
     pub(crate) events: Arc<EventLog>,
 }

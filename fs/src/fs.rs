@@ -42,7 +42,7 @@ pub use charging::Accounting;
 pub(crate) use data::{ReadTarget, WriteOrigin};
 pub(crate) use directory::DirectoryEntry;
 pub(crate) use open_files::{DataMode, Opened};
-pub use recount::{Drift, Recounted, TreeVisitor};
+pub use recount::{Drift, Recounted};
 
 use crate::backing::{Backing, Child, Stat};
 use crate::fail_point::{self, Stage};
@@ -53,7 +53,7 @@ use crate::state::{FILES, mark};
 use crate::sys::device::{FuseDevice, Invalidate};
 use crate::sys::identity::Identity;
 use crate::sys::shared_memory::SharedMemory;
-use crate::tracker::Tracker;
+use crate::tracker::{OutsideChange, Tracker};
 use crate::watcher::{ChangeSink, OwnMutations, StartedBy, Watcher};
 
 /// How long the kernel may trust what it was told while every foreign edit is reported to it.
@@ -451,6 +451,7 @@ impl ChangeSink for KernelCaches {
         fs.reclaim.while_closing(|| fs.backing.forget_all());
         // It may have been a directory that was renamed.
         fs.tracker.names_changed_outside();
+        fs.tracker.changed_outside(OutsideChange::Name { directory: dir, name });
         let Some(parent) = self.known_node(&fs, dir) else { return };
         Self::report(fs.device.invalidate_entry(parent, name));
         Self::report(fs.device.invalidate_node(parent, Invalidate::Everything));
@@ -458,6 +459,9 @@ impl ChangeSink for KernelCaches {
 
     fn inode_changed(&self, path: &Path) {
         let Some(fs) = self.0.upgrade() else { return };
+        if let (Some(directory), Some(name)) = (path.parent(), path.file_name()) {
+            fs.tracker.changed_outside(OutsideChange::Name { directory, name });
+        }
         let node = self.known_node(&fs, path);
         match node {
             Some(node) => fs.recheck_charge(node),
@@ -472,6 +476,7 @@ impl ChangeSink for KernelCaches {
         let Some(fs) = self.0.upgrade() else { return };
         fs.note_foreign_edit();
         fs.tracker.names_changed_outside();
+        fs.tracker.changed_outside(OutsideChange::Anywhere);
         match fs.device.invalidate_all_entries() {
             Err(Errno::INVAL) => {} // names expire after WATCHED_TTL_WITHOUT_EPOCH
             result => Self::report(result),

@@ -36,5 +36,6 @@ pub mod session;
 mod state;
 mod sys;
 mod tracker;
+mod usage;
 mod watcher;
 mod workspaces;

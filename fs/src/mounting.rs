@@ -47,7 +47,7 @@ use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
 use crate::quota::{Account, HostSpace, Ledger};
 use crate::session::{
-    Accounting, LastRecount, OwnershipPolicy, Recounted, Session, SessionError, SessionOptions, SessionStats,
+    OwnershipPolicy, Recounted, Session, SessionError, SessionOptions, SessionStats,
 };
 use crate::tracker::Tracker;
 
@@ -332,7 +332,6 @@ fn serve(
         threads: plan.threads,
         watch_limit: plan.watch_limit,
         seat: seat.map_err(|errno| path_error("look at", &plan.dir, errno))?,
-        visitors: None,
         tracker: Arc::clone(&plan.tracker),
     };
     let notes = SessionNotes::of(plan, backing).to_text();
@@ -513,11 +512,6 @@ impl Mounted {
     /// Counts it now; takes seconds for a million files.
     pub(crate) fn recount(&self, drift: Drift) -> Result<Recounted, String> {
         self.session.recount(drift)
-    }
-
-    /// Returns what the last count found, and how bytes are counted.
-    pub(crate) fn books(&self) -> (Option<LastRecount>, Option<Accounting>) {
-        (self.session.last_recount(), self.session.accounting())
     }
 
     /// Returns its superblock's number.

@@ -18,7 +18,7 @@ use wsguard_api::{Coherence, DataPath};
 use crate::backing::Backing;
 use crate::fs::GuardFs;
 pub(crate) use crate::fs::Seat;
-pub use crate::fs::{Accounting, Drift, OwnershipPolicy, Recounted, TreeVisitor};
+pub use crate::fs::{Accounting, Drift, OwnershipPolicy, Recounted};
 use crate::fuse::connection;
 use crate::quota::{Account, HostSpace};
 use crate::state::Found;
@@ -26,7 +26,7 @@ use crate::sys::device::FuseDevice;
 use crate::tracker::Tracker;
 use crate::watcher::StartedBy;
 
-pub use books::{LastRecount, VisitorFactory};
+pub use books::LastRecount;
 
 /// How a session serves.
 #[derive(Clone)]
@@ -41,8 +41,6 @@ pub struct SessionOptions {
     pub watch_limit: usize,
     /// Who pays for the files; `None` where nothing is counted.
     pub(crate) seat: Option<Seat>,
-    /// Sees every entry whenever the project is counted.
-    pub visitors: Option<VisitorFactory>,
     /// Where changes are noted.
     pub(crate) tracker: Arc<Tracker>,
 }
@@ -103,7 +101,6 @@ pub struct Session {
     books: OnceLock<books::Books>,
     thread: JoinHandle<std::io::Result<()>>,
     watch_limit: usize,
-    visitors: Option<VisitorFactory>,
     started_by: StartedBy,
 }
 
@@ -132,7 +129,7 @@ impl Session {
         let backing = Backing::new(root).map_err(backing_error)?;
         let (memory, found) = crate::state::open(state.as_fd()).map_err(table_error)?;
         let own_device = Arc::new(FuseDevice::new(device.try_clone().map_err(connection_error)?));
-        let SessionOptions { ownership, seat, tracker, visitors, .. } = options;
+        let SessionOptions { ownership, seat, tracker, .. } = options;
         let (fs, session, started_by) = match found {
             Found::Fresh => {
                 let fs = GuardFs::new(backing, memory, own_device, ownership, seat, tracker)
@@ -166,7 +163,6 @@ impl Session {
             books: OnceLock::new(),
             thread,
             watch_limit: options.watch_limit,
-            visitors,
             started_by,
         })
     }
@@ -182,7 +178,7 @@ impl Session {
             return;
         }
         let must_count = self.started_by == StartedBy::Mount;
-        self.books.get_or_init(|| books::Books::start(self.fs.clone(), must_count, self.visitors.clone()));
+        self.books.get_or_init(|| books::Books::start(self.fs.clone(), must_count));
     }
 
     /// Returns the numbers for `status`.

@@ -19,6 +19,7 @@ mod tally;
 mod top;
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -40,6 +41,15 @@ use tally::Tallies;
 /// Finds the directory and the name of an inode at this moment, through no path that a user could redirect.
 pub(crate) type Locate = Box<dyn Fn(u64) -> Option<(u64, Box<OsStr>)> + Send + Sync>;
 
+/// Where something changed below the mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OutsideChange<'a> {
+    /// A name, or what it leads to; the directory is relative to the root, empty for the root itself.
+    Name { directory: &'a Path, name: &'a OsStr },
+    /// Nobody knows.
+    Anywhere,
+}
+
 /// Wants to know of every change of a workspace, on the recorder's thread and a fraction of a second after it.
 pub(crate) trait Follower: Send {
     /// Takes records in the order in which they happened.
@@ -48,6 +58,10 @@ pub(crate) trait Follower: Send {
     /// Tells that so many records were lost between the last batch and the next: whatever was derived from them has
     /// to be found another way.
     fn lost(&mut self, records: u64);
+
+    /// Tells that something changed below the mount, past all records; see [`OutsideChange`]. Called on the thread
+    /// that found it.
+    fn changed_outside(&mut self, change: OutsideChange<'_>);
 }
 
 /// What happens in one workspace. See the module.
@@ -95,7 +109,6 @@ impl Tracker {
     }
 
     /// Tells `follower` of everything from now on.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the usage index follows"))]
     pub(crate) fn follow(&self, follower: Box<dyn Follower>) {
         self.followers.lock().push(follower);
     }
@@ -144,6 +157,13 @@ impl Tracker {
     pub(crate) fn names_changed_outside(&self) {
         self.known.forget_all();
         self.push(Item::NamesChanged);
+    }
+
+    /// Passes on that something changed below the mount.
+    pub(crate) fn changed_outside(&self, change: OutsideChange<'_>) {
+        for follower in self.followers.lock().iter_mut() {
+            follower.changed_outside(change);
+        }
     }
 
     /// Notes that a worker before this one died: what it had not stored is missing.

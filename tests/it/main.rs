@@ -40,6 +40,8 @@ mod tracking;
 #[cfg(test)]
 mod tree;
 #[cfg(test)]
+mod usage;
+#[cfg(test)]
 mod watchdog;
 #[cfg(test)]
 mod workloads;

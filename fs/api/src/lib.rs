@@ -14,6 +14,9 @@
 //! | `POST /workspaces` | [`MountRequest`] | [`Workspace`] |
 //! | `POST /workspaces/mount-all` | – | [`MountAllReport`] |
 //! | `DELETE /workspaces/{id}?forget=BOOL` | – | [`UmountReport`] |
+//! | `GET /usage?path=PATH&top=N&days=N&cold_days=N` | – | [`UsageReport`] |
+//! | `GET /usage/forecast?days=N` | – | [`ForecastReport`] |
+//! | `GET /usage/clean?path=PATH` | – | [`CleanPlan`] |
 //! | `POST /log` | [`LogRequest`] | [`LogReport`] |
 //! | `GET /top` | – | [`TopReport`] |
 //! | `GET /events?after=ID&wait_seconds=N&last=N` | – | [`EventList`] |
@@ -34,6 +37,7 @@ mod event;
 mod history;
 mod quota;
 mod upgrade;
+mod usage;
 mod workspace;
 
 pub use error::{ApiError, ErrorCode};
@@ -49,6 +53,10 @@ pub use quota::{
     QuotaReport, QuotaRequest, QuotaRow, QuotaState, ScopeRef, Usage,
 };
 pub use upgrade::{Program, UpgradeAccepted, UpgradeEvent, UpgradeOutcome, UpgradeRequest};
+pub use usage::{
+    CacheUsage, CleanItem, CleanPlan, CleanRule, Duplicates, EntryType, FileKind, Forecast, ForecastReport,
+    Growth, IndexState, KindUsage, UsageEntry, UsageReport, WorkspaceForecast,
+};
 pub use workspace::{
     BackingInfo, ChangedOutside, Coherence, DaemonStatus, DataPath, MountAllFailure, MountAllReport,
     MountRequest, MountUser, Ownership, ShutdownReport, SyncReport, SyncRequest, UmountReport,

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+#[cfg(test)]
+use rusqlite::OptionalExtension;
+use rusqlite::{Connection, Row, params};
 
 use super::{BUSY_TIMEOUT, CATALOG_FILE, Catalog, CatalogError, failed, schema};
 
@@ -58,7 +60,8 @@ impl CounterStore {
     }
 
     /// Returns what is stored for a workspace.
-    pub(crate) fn get(&self, workspace: &str) -> Result<Option<Counters>, CatalogError> {
+    #[cfg(test)]
+    fn get(&self, workspace: &str) -> Result<Option<Counters>, CatalogError> {
         let sql = "SELECT used_bytes, used_inodes, watermark_bytes, watermark_inodes, is_clean \
                    FROM quota_counter WHERE workspace = ?1";
         self.connection

@@ -16,9 +16,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use wsguard_api::{
-    API_PREFIX, ApiError, DaemonStatus, ErrorCode, EventList, LogReport, LogRequest, MountAllReport,
-    MountRequest, SCHEMA_VERSION, ShutdownReport, SyncReport, SyncRequest, TopReport, UmountReport,
-    UpgradeAccepted, UpgradeRequest, Workspace, WorkspaceList,
+    API_PREFIX, ApiError, CleanPlan, DaemonStatus, ErrorCode, EventList, ForecastReport, LogReport,
+    LogRequest, MountAllReport, MountRequest, SCHEMA_VERSION, ShutdownReport, SyncReport, SyncRequest,
+    TopReport, UmountReport, UpgradeAccepted, UpgradeRequest, UsageReport, Workspace, WorkspaceList,
 };
 
 use super::Parts;
@@ -26,8 +26,10 @@ use super::history::{self, EventQuery};
 use super::peer::Peer;
 use super::status::{WorkerFacts, status};
 use crate::catalog::CATALOG_FORMAT;
+use super::usage::{self, ForecastParameters, PathParameter, UsageParameters};
 use crate::events::EventLog;
 use crate::tracker::Recorder;
+use crate::usage::UsageService;
 use crate::workspaces::{AfterUnmount, Job, Jobs, Registry, Reply, stopping_error};
 
 /// Largest request body, bytes.
@@ -39,6 +41,7 @@ pub(super) struct Shared {
     pub(super) registry: Arc<Registry>,
     pub(super) jobs: Jobs,
     recorder: Arc<Recorder>,
+    usage: Arc<UsageService>,
     events: Arc<EventLog>,
 }
 
@@ -66,7 +69,7 @@ pub(super) type Answer<T> = Result<Json<T>, Refusal>;
 
 /// Makes the routes of `wsguard_api`.
 pub(super) fn router(facts: WorkerFacts, parts: Parts) -> Router {
-    let Parts { registry, jobs, recorder, events } = parts;
+    let Parts { registry, jobs, recorder, usage, events } = parts;
     let routes = Router::new()
         .route("/status", get(get_status))
         .route("/workspaces", get(get_workspaces).post(post_workspace))
@@ -75,6 +78,9 @@ pub(super) fn router(facts: WorkerFacts, parts: Parts) -> Router {
         .route("/log", post(post_log))
         .route("/top", get(get_top))
         .route("/events", get(get_events))
+        .route("/usage", get(get_usage))
+        .route("/usage/forecast", get(get_forecast))
+        .route("/usage/clean", get(get_clean_plan))
         .route("/sync", post(post_sync))
         .route("/shutdown", post(post_shutdown))
         .merge(super::quota::router())
@@ -84,7 +90,7 @@ pub(super) fn router(facts: WorkerFacts, parts: Parts) -> Router {
         .nest(API_PREFIX, routes)
         .fallback(unknown_route)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(Arc::new(Shared { facts, registry, jobs, recorder, events }))
+        .with_state(Arc::new(Shared { facts, registry, jobs, recorder, usage, events }))
 }
 
 async fn unknown_route(uri: axum::http::Uri) -> Refusal {
@@ -175,6 +181,52 @@ async fn get_events(
     let viewer = peer.viewer()?;
     let Query(query) = query.map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.body_text()))?;
     Ok(Json(history::events(&shared.events, viewer, query).await))
+}
+
+async fn get_usage(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    query: Result<Query<UsageParameters>, QueryRejection>,
+) -> Answer<UsageReport> {
+    let (viewer, query) = (peer.viewer()?, parameters(query)?);
+    let answer = move || usage::report(&shared.usage, &shared.registry, viewer, &query);
+    Ok(Json(look_up("the look into the usage index", answer).await?))
+}
+
+async fn get_forecast(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    query: Result<Query<ForecastParameters>, QueryRejection>,
+) -> Answer<ForecastReport> {
+    let (viewer, query) = (peer.viewer()?, parameters(query)?);
+    let answer = move || usage::forecast(&shared.usage, &shared.registry, viewer, &query);
+    Ok(Json(look_up("the look into the usage index", answer).await?))
+}
+
+async fn get_clean_plan(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    query: Result<Query<PathParameter>, QueryRejection>,
+) -> Answer<CleanPlan> {
+    let (viewer, query) = (peer.viewer()?, parameters(query)?);
+    let answer = move || usage::clean_plan(&shared.usage, &shared.recorder, &shared.registry, viewer, &query);
+    Ok(Json(look_up("the search for what can be cleaned up", answer).await?))
+}
+
+fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+    let Query(query) = query.map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.body_text()))?;
+    Ok(query)
+}
+
+/// Answers on a thread of its own: it reads files.
+async fn look_up<T: Send + 'static>(
+    what: &str,
+    answer: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(ApiError::new(ErrorCode::Internal, format!("{what} panicked"))),
+    }
 }
 
 async fn post_sync(

@@ -31,6 +31,7 @@ use crate::keeper_link::{
 };
 use crate::sys::signals::{Signal, Signals};
 use crate::tracker::{Bounds, HistoryOptions, Recorder};
+use crate::usage::UsageService;
 use crate::workspaces::{Driver, Job, Jobs, Registry};
 
 /// Where the histories are, below the state directory.
@@ -183,6 +184,7 @@ struct Worker {
     driver_ended: OwnedFd,
     control: ControlServer,
     recorder: Arc<Recorder>,
+    usage: Arc<UsageService>,
     events: Arc<EventLog>,
 }
 
@@ -194,6 +196,9 @@ impl Worker {
         let driver_ended = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| internal("make an event", errno.into()))?;
         let recorder = start_recorder(&config)?;
+        let usage = UsageService::start(&config.state_dir)
+            .map_err(|error| internal("start to count usage", error))?;
+        let usage = Arc::new(usage);
         let events = Arc::new(EventLog::open(&config.state_dir));
         tell_start(&events, &greeting);
         let (jobs, queue) = Jobs::queue();
@@ -204,6 +209,7 @@ impl Worker {
             catalog,
             Arc::clone(&link),
             Arc::clone(&recorder),
+            Arc::clone(&usage),
             Arc::clone(&events),
             Arc::clone(&registry),
             jobs.clone(),
@@ -236,12 +242,13 @@ impl Worker {
             registry,
             jobs: jobs.clone(),
             recorder: Arc::clone(&recorder),
+            usage: Arc::clone(&usage),
             events: Arc::clone(&events),
         };
         let control = ControlServer::start(socket, is_restored, READY_TIMEOUT, facts, parts)
             .map_err(|error| internal("start the control server", error))?;
         info!(generation, "worker runs");
-        Ok(Self { config, link, jobs, driver, driver_ended, control, recorder, events })
+        Ok(Self { config, link, jobs, driver, driver_ended, control, recorder, usage, events })
     }
 
     /// Listens until the driver has unmounted everything.
@@ -342,6 +349,7 @@ impl Worker {
         self.control.stop(Successor::None);
         // Last, when nothing can change any more.
         self.recorder.stop();
+        self.usage.stop();
         if has_panicked {
             return Err(failed("drive", std::io::Error::other("the driver panicked")));
         }

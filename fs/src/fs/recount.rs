@@ -53,20 +53,11 @@ pub enum Drift {
     Told,
 }
 
-/// Sees every entry that a walk comes by; a directory that is moved meanwhile is walked twice.
-pub trait TreeVisitor: Send {
-    /// The entry `name` of the directory `parent`; `parent` and `node` are backing inode numbers as users see them.
-    fn visit(&mut self, parent: u64, node: u64, name: &OsStr, stat: &Stat, charge: u64);
-
-    /// Everything was visited. Not called when the walk is given up.
-    fn finish(&mut self);
-}
-
 /// A recount under way.
 pub(super) struct Recount {
     shards: Vec<Mutex<FxHashMap<u64, Counted>>>,
     /// Directories to walk, by handle.
-    pending: Mutex<Vec<(u64, FileHandle)>>,
+    pending: Mutex<Vec<FileHandle>>,
 }
 
 #[derive(Clone, Copy)]
@@ -91,7 +82,7 @@ impl Entries<'_> {
 }
 
 impl Recount {
-    fn new(root: (u64, FileHandle)) -> Self {
+    fn new(root: FileHandle) -> Self {
         Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), pending: Mutex::new(vec![root]) }
     }
 
@@ -105,13 +96,13 @@ impl Recount {
         self.lock(node).set(node, bytes, inodes);
     }
 
-    fn next_directory(&self) -> Option<(u64, FileHandle)> {
+    fn next_directory(&self) -> Option<FileHandle> {
         self.pending.lock().pop()
     }
 
     /// Has a directory walked (again).
-    pub(super) fn walk_again(&self, ino: u64, handle: FileHandle) {
-        self.pending.lock().push((ino, handle));
+    pub(super) fn walk_again(&self, handle: FileHandle) {
+        self.pending.lock().push(handle);
     }
 }
 
@@ -124,13 +115,11 @@ impl GuardFs {
     /// What the backing filesystem says when a directory cannot be read; the counters are untouched then.
     pub(crate) fn recount(
         &self,
-        visitor: &mut dyn TreeVisitor,
         drift: Drift,
         stop: &AtomicBool,
     ) -> Result<Option<Recounted>, Errno> {
         let Some(charging) = &self.charging else { return Ok(None) };
-        let root = (self.backing.root_stat().stx_ino, self.backing.root_handle());
-        let recount = Arc::new(Recount::new(root));
+        let recount = Arc::new(Recount::new(self.backing.root_handle()));
         let previous = charging.recount.compare_and_swap(&None::<Arc<Recount>>, Some(recount.clone()));
         if previous.is_some() {
             return Ok(None);
@@ -139,11 +128,11 @@ impl GuardFs {
         let end = scopeguard::guard((), |()| charging.recount.store(None));
         self.count_deleted(&recount);
         charging.count(&recount, self.node_of(self.backing.root_stat())?, self.backing.root_stat());
-        while let Some((ino, handle)) = recount.next_directory() {
+        while let Some(handle) = recount.next_directory() {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            self.count_directory(&recount, ino, &handle, visitor)?;
+            self.count_directory(&recount, &handle)?;
         }
         let mut published = None;
         for _ in 0..ATTEMPTS {
@@ -191,9 +180,7 @@ impl GuardFs {
     fn count_directory(
         &self,
         recount: &Recount,
-        ino: u64,
         handle: &FileHandle,
-        visitor: &mut dyn TreeVisitor,
     ) -> Result<(), Errno> {
         let dir = match self.backing.open(handle, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC) {
             // Removed since its name was read.
@@ -208,7 +195,7 @@ impl GuardFs {
             if name == "." || name == ".." {
                 continue;
             }
-            self.count_entry(recount, dir.as_fd(), ino, name, visitor)?;
+            self.count_entry(recount, dir.as_fd(), name)?;
         }
         Ok(())
     }
@@ -217,9 +204,7 @@ impl GuardFs {
         &self,
         recount: &Recount,
         dir: BorrowedFd<'_>,
-        parent: u64,
         name: &OsStr,
-        visitor: &mut dyn TreeVisitor,
     ) -> Result<(), Errno> {
         let Some(charging) = &self.charging else { return Ok(()) };
         let stat = match look(dir, name) {
@@ -228,10 +213,9 @@ impl GuardFs {
         };
         let node = self.node_of(&stat)?;
         charging.count(recount, node, &stat);
-        visitor.visit(parent, stat.stx_ino, name, &stat, charging.accounting().charge(&stat));
         if FileType::from_raw_mode(u32::from(stat.stx_mode)) == FileType::Directory {
             match self.backing.child(dir, name) {
-                Ok(child) => recount.walk_again(stat.stx_ino, child.handle),
+                Ok(child) => recount.walk_again(child.handle),
                 Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno),
             }
@@ -247,7 +231,7 @@ impl GuardFs {
         let moved = self.backing.child_at_once(dir.as_fd(), name).and_then(|child| {
             names.moved(self.inode_of(&child)?.node, &child.stat);
             if FileType::from_raw_mode(u32::from(child.stat.stx_mode)) == FileType::Directory {
-                recount.walk_again(child.stat.stx_ino, child.handle);
+                recount.walk_again(child.handle);
             }
             Ok(())
         });

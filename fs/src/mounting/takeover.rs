@@ -139,7 +139,6 @@ fn serve_again(
         threads: notes.threads,
         watch_limit: notes.watch_limit,
         seat: seat.map_err(|errno| path_error("look at", &notes.mount_point, errno))?,
-        visitors: None,
         tracker,
     };
     // Last, because from here on it answers.

@@ -164,6 +164,7 @@ impl Account {
     }
 
     /// Tells how many bytes of the project's trash can be given back. For one thread at a time.
+    #[cfg_attr(not(test), expect(dead_code, reason = "there is no trash yet"))]
     pub(crate) fn set_reclaimable(&self, bytes: u64) {
         let old = self.project().reclaimable.swap(bytes, Ordering::Relaxed);
         for parent in &self.chain[1..] {

@@ -116,11 +116,6 @@ impl ScopeState {
             watermark: marked_bytes.zip(marked_inodes).map(|(bytes, inodes)| Watermark { bytes, inodes }),
         }
     }
-
-    /// The mode of the limits.
-    pub(crate) fn mode(&self) -> Mode {
-        self.limits.as_ref().map_or(Mode::default(), |limits| limits.mode)
-    }
 }
 
 fn usage(scope: &Scope, book: &Book, clock: &LedgerClock, dimension: Dimension) -> Usage {

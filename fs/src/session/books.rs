@@ -4,7 +4,6 @@
 //! after edits below the mount, on request) and looks again at files whose blocks are only final once they are written
 //! back. It runs with the lowest priority for CPU and disk.
 
-use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -13,8 +12,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use parking_lot::{Condvar, Mutex};
 
-use crate::backing::Stat;
-use crate::fs::{Drift, GuardFs, Recounted, TreeVisitor};
+use crate::fs::{Drift, GuardFs, Recounted};
 use crate::sys::priority;
 
 /// How often closed files are looked at again.
@@ -58,9 +56,6 @@ struct Shared {
     stop: AtomicBool,
 }
 
-/// Makes a visitor for each recount.
-pub type VisitorFactory = Arc<dyn Fn() -> Box<dyn TreeVisitor> + Send + Sync>;
-
 /// See the module.
 pub(super) struct Books {
     shared: Arc<Shared>,
@@ -69,7 +64,7 @@ pub(super) struct Books {
 
 impl Books {
     /// Starts the thread; it counts at once if `must_count`. Without a thread the numbers stay estimated.
-    pub(super) fn start(fs: Arc<GuardFs>, must_count: bool, visitors: Option<VisitorFactory>) -> Self {
+    pub(super) fn start(fs: Arc<GuardFs>, must_count: bool) -> Self {
         let desk = Desk { asked: u64::from(must_count), ..Desk::default() };
         let shared = Arc::new(Shared {
             desk: Mutex::new(desk),
@@ -80,7 +75,6 @@ impl Books {
             seen_edits: fs.foreign_edits(),
             fs: fs.clone(),
             shared: shared.clone(),
-            visitors,
             edited_at: None,
             rest_until: Instant::now(),
         };
@@ -146,7 +140,6 @@ impl Drop for Books {
 struct BookKeeper {
     fs: Arc<GuardFs>,
     shared: Arc<Shared>,
-    visitors: Option<VisitorFactory>,
     seen_edits: u64,
     edited_at: Option<Instant>,
     rest_until: Instant,
@@ -202,19 +195,17 @@ impl BookKeeper {
         self.edited_at = None;
         // Those that come from now on may be missed by the walk.
         self.seen_edits = self.fs.foreign_edits();
-        let mut visitor = self.visitors.as_ref().map_or_else(|| Box::new(Nobody) as _, |make| make());
         let drift = if std::mem::take(&mut self.shared.desk.lock().is_only_told) {
             Drift::Told
         } else {
             Drift::Corrected
         };
-        let result = self.fs.recount(&mut *visitor, drift, &self.shared.stop);
+        let result = self.fs.recount(drift, &self.shared.stop);
         let took = begun.elapsed();
         let mut desk = self.shared.desk.lock();
         self.rest_until = Instant::now() + REST.max(took * REST_FACTOR);
         match result {
             Ok(Some(found)) => {
-                visitor.finish();
                 tracing::debug!(?found, ?took, "project is counted");
                 desk.failure = None;
                 desk.last = Some(LastRecount { at: Timestamp::now(), took, found });
@@ -233,12 +224,4 @@ impl BookKeeper {
         drop(desk);
         self.shared.changed.notify_all();
     }
-}
-
-/// Looks at nothing.
-struct Nobody;
-
-impl TreeVisitor for Nobody {
-    fn visit(&mut self, _parent: u64, _node: u64, _name: &OsStr, _stat: &Stat, _charge: u64) {}
-    fn finish(&mut self) {}
 }

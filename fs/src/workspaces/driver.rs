@@ -31,6 +31,7 @@ use crate::mounting::{
 use crate::roots_watch::RootsWatch;
 use crate::session::OwnershipPolicy;
 use crate::tracker::Recorder;
+use crate::usage::{Charging, UsageService};
 
 /// How often mounts are looked after.
 const TICK: Duration = Duration::from_secs(2);
@@ -73,6 +74,7 @@ pub(crate) struct Driver {
     pub(super) catalog: Catalog,
     pub(super) link: Arc<KeeperLink>,
     pub(super) recorder: Arc<Recorder>,
+    pub(super) usage: Arc<UsageService>,
     pub(super) events: Arc<EventLog>,
     pub(super) registry: Arc<Registry>,
     pub(super) jobs: Jobs,
@@ -98,6 +100,7 @@ impl Driver {
         catalog: Catalog,
         link: Arc<KeeperLink>,
         recorder: Arc<Recorder>,
+        usage: Arc<UsageService>,
         events: Arc<EventLog>,
         registry: Arc<Registry>,
         jobs: Jobs,
@@ -111,6 +114,7 @@ impl Driver {
             catalog,
             link,
             recorder,
+            usage,
             events,
             registry,
             jobs,
@@ -497,6 +501,7 @@ impl Driver {
         let id = record.id.clone();
         // The next note that it is alive, seconds from now, holds all that is new.
         let stored = if is_complete { Ok(()) } else { self.catalog.put(&record) };
+        self.count_usage(&record, &mounted);
         let standing = Standing::Mounted(Arc::new(mounted));
         self.registry.put(Entry { search, ..Entry::idle(record, standing) });
         if let Err(error) = stored {
@@ -504,6 +509,21 @@ impl Driver {
             warn!(error = %one_line(&error), workspace = %id, "catalog does not take a note");
         }
         self.registry.view_of(&id)
+    }
+
+    /// Lets the usage index follow a workspace. Without it everything else works.
+    pub(super) fn count_usage(&self, record: &WorkspaceRecord, mounted: &Mounted) {
+        let tracker = self.recorder.tracker(&record.id);
+        let charging = Charging::of_filesystem(&mounted.backing().filesystem);
+        let followed = match mounted.plain_directory() {
+            Ok(root) => {
+                self.usage.follow(&tracker, &record.name, root, charging).map_err(|error| one_line(&error))
+            }
+            Err(errno) => Err(errno.to_string()),
+        };
+        if let Err(error) = followed {
+            error!(workspace = %record.id, error, "usage is not counted");
+        }
     }
 
     pub(super) fn enter_failure(&self, record: WorkspaceRecord, error: &ApiError) {

@@ -67,7 +67,7 @@ impl Driver {
         let facts: Vec<ProjectFacts> = records.iter().map(facts_of).collect();
         self.tell_ledger(&facts);
         self.start_clocks();
-        match QuotaKeeper::start(&self.config.state_dir, self.registry.clone()) {
+        match QuotaKeeper::start(&self.config.state_dir, self.config.min_free, self.registry.clone()) {
             Ok(keeper) => self.quota.keeper = Some(keeper),
             Err(reason) => {
                 error!(reason, "quota is not stored");

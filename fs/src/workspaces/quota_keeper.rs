@@ -42,11 +42,15 @@ impl QuotaKeeper {
     ///
     /// # Errors
     /// When the catalog cannot be opened a second time, or there is no thread.
-    pub(super) fn start(state_dir: &Path, registry: Arc<Registry>) -> Result<Self, String> {
+    pub(super) fn start(
+        state_dir: &Path,
+        min_free: Option<u64>,
+        registry: Arc<Registry>,
+    ) -> Result<Self, String> {
         let store = CounterStore::open(state_dir).map_err(|error| one_line(&error))?;
         let store = Arc::new(Mutex::new(store));
         let stop = Arc::new(AtomicBool::new(false));
-        let work = Work { store: store.clone(), stop: stop.clone(), registry };
+        let work = Work { store: store.clone(), stop: stop.clone(), min_free, registry };
         let thread = std::thread::Builder::new()
             .name("quota".to_owned())
             .spawn(move || work.run())
@@ -77,6 +81,7 @@ impl Drop for QuotaKeeper {
 struct Work {
     store: Arc<Mutex<CounterStore>>,
     stop: Arc<AtomicBool>,
+    min_free: Option<u64>,
     registry: Arc<Registry>,
 }
 
@@ -113,7 +118,11 @@ impl Work {
                 continue;
             }
             match mounted.host_space() {
-                Ok(space) => self.registry.quota().ledger().set_host_free(pool, space),
+                Ok(space) => {
+                    let ledger = self.registry.quota().ledger();
+                    ledger.set_min_free(pool, self.min_free);
+                    ledger.set_host_free(pool, space);
+                }
                 Err(errno) => debug!(workspace = %id, %errno, "disk does not tell how full it is"),
             }
         }

@@ -329,6 +329,15 @@ impl Registry {
         drop(removed);
     }
 
+    /// Returns how many bytes may still be written to a workspace, as far as anybody knows: nobody does while it is
+    /// not mounted.
+    pub(crate) fn available_bytes(&self, id: &str) -> Option<u64> {
+        let directory = self.mounted(id)?.plain_directory().ok()?;
+        // Outside the registry's lock: the filesystem may be slow.
+        let space = rustix::fs::fstatvfs(directory).ok()?;
+        Some(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
     /// Returns the patterns of directories that are guarded as they appear.
     pub(crate) fn roots(&self) -> Vec<String> {
         self.contents.lock().roots.clone()

@@ -93,6 +93,7 @@ impl Driver {
         let is_shown = mounted.device() != DeviceNumber::NOWHERE;
         match self.registry.record(id) {
             Ok(record) if record.wanted == WantedState::Mounted && is_shown => {
+                self.count_usage(&record, &mounted);
                 let standing = Standing::Mounted(mounted);
                 self.registry.put(Entry::idle(record, standing));
                 self.note_taken_over(id);

@@ -65,6 +65,9 @@ impl Driver {
             self.catalog.forget(&record, Timestamp::now()).map_err(|error| catalog_error(&error))?;
             self.registry.remove(&id);
             self.forget_quota(&id);
+            if let Err(error) = self.usage.forget(&id) {
+                warn!(workspace = %id, error = %one_line(&error), "usage index of a forgotten workspace stays");
+            }
             self.forget_superblocks(&id);
             info!(workspace = %id, name = %record.name, "workspace forgotten");
         }
@@ -161,6 +164,7 @@ impl Driver {
         record.last_alive_at = record.last_alive_at.min(Some(now));
         record.wanted = wanted;
         self.remove_sidecar(id);
+        self.usage.detach(id);
         if !outcome.detached {
             self.note_released(id, mounted.device());
             self.note_final_usage(id, &mounted);
