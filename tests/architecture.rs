@@ -9,6 +9,7 @@ const IMPORTERS: &[(&str, &[&str])] = &[
     ("fuser", &["fs/src/fuse.rs", "fs/src/fuse/", "fs/src/session.rs"]),
     ("notify", &["fs/src/roots_watch.rs"]),
     ("rusqlite", &["fs/src/catalog.rs", "fs/src/catalog/"]),
+    ("sd_notify", &["fs/src/daemon/keeper/fd_store.rs"]),
     ("axum", &["fs/src/control.rs", "fs/src/control/"]),
     ("clap", &["cli/src/"]),
     ("comfy_table", &["cli/src/output.rs", "cli/src/output/"]),

@@ -9,6 +9,8 @@ mod commands;
 #[cfg(test)]
 mod crash_loop;
 #[cfg(test)]
+mod fd_store;
+#[cfg(test)]
 mod ground;
 #[cfg(test)]
 mod hanging;
