@@ -18,6 +18,7 @@ const IMPORTERS: &[(&str, &[&str])] = &[
             "fs/src/usage/",
         ],
     ),
+    ("sd_notify", &["fs/src/daemon/keeper/fd_store.rs"]),
     ("axum", &["fs/src/control.rs", "fs/src/control/"]),
     ("clap", &["cli/src/"]),
     ("comfy_table", &["cli/src/output.rs", "cli/src/output/"]),

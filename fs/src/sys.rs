@@ -9,6 +9,7 @@ pub(crate) mod device;
 pub(crate) mod directory;
 pub(crate) mod handle;
 pub(crate) mod identity;
+pub(crate) mod inherited;
 pub(crate) mod mount;
 pub(crate) mod peer_groups;
 pub(crate) mod priority;

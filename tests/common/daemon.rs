@@ -1,6 +1,7 @@
 use std::{
     ffi::OsStr,
     fs,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::Child,
     time::{Duration, Instant},
@@ -13,7 +14,7 @@ use crate::{
     Output, Run, Scratch, children, is_alive, kill,
     process::{Process, wait_for_exit},
     require::note,
-    unmount_below, wait_until,
+    service_manager, unmount_below, wait_until,
     watchdog::Watchdog,
     wsguard_binary,
 };
@@ -224,10 +225,22 @@ impl Daemon {
         self.status().worker_pid
     }
 
+    /// Starts it as a service manager does it that has kept these descriptors, by name.
+    #[track_caller]
+    pub fn start_again_with(&mut self, kept: &[(String, OwnedFd)]) {
+        self.spawn_with(kept);
+        self.wait_until_it_answers();
+    }
+
     /// Starts it after [`Daemon::terminate`] or [`Daemon::kill_all`], with the same directories.
     #[track_caller]
     pub fn start_again(&mut self) {
-        self.spawn();
+        self.spawn_with(&[]);
+        self.wait_until_it_answers();
+    }
+
+    #[track_caller]
+    fn wait_until_it_answers(&mut self) {
         let keeper = self.keeper_pid();
         wait_until("the daemon to answer `wsguard status`", READY_TIMEOUT, || {
             if !is_alive(keeper) {
@@ -280,12 +293,13 @@ impl Daemon {
         self.workers.clear();
     }
 
-    fn spawn(&mut self) {
+    fn spawn_with(&mut self, kept: &[(String, OwnedFd)]) {
         assert!(self.keeper.is_none(), "the daemon runs already");
         let daemon = self.options.program.clone().unwrap_or_else(wsguard_binary);
         let run = match self.options.nofile {
             Some(limit) => Run::new("prlimit").arg(format!("--nofile={limit}:{limit}")).arg("--").arg(daemon),
-            None => Run::new(daemon),
+            None if kept.is_empty() => Run::new(daemon),
+            None => service_manager::starting(daemon, kept),
         };
         let mut run = run
             .arg("daemon")

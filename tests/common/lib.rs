@@ -24,6 +24,7 @@ mod mountinfo;
 mod process;
 mod require;
 mod scratch;
+mod service_manager;
 mod sys;
 mod user;
 mod wait;
@@ -42,5 +43,6 @@ pub use process::{
 };
 pub use require::{Facility, require_tool};
 pub use scratch::Scratch;
+pub use service_manager::ServiceManager;
 pub use user::{as_user, run_as};
 pub use wait::{wait_for, wait_until};

@@ -1,7 +1,12 @@
-//! The system interfaces that no safe crate offers: exit handlers, per-thread credentials, stopping one thread.
+//! The system interfaces that no safe crate offers: exit handlers, per-thread credentials, stopping one thread,
+//! passing descriptors on.
 #![expect(unsafe_code, reason = "libc calls without a safe wrapper")]
 
-use std::io;
+use std::{
+    io,
+    os::{fd::RawFd, unix::process::CommandExt},
+    process::Command,
+};
 
 /// Runs `handler` when the process exits normally.
 pub(crate) fn at_exit(handler: extern "C" fn()) {
@@ -43,4 +48,25 @@ pub(crate) fn stop_thread(thread: i32) -> io::Result<()> {
     check(unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, thread, null, null) })?;
     // SAFETY: a null status is allowed; the wait ends when the thread has stopped.
     check(i64::from(unsafe { libc::waitpid(thread, std::ptr::null_mut(), libc::__WALL) }))
+}
+
+/// Lets `command` start with these descriptors as 3, 4 and so on; they have to live until it is started.
+pub(crate) fn pass_descriptors(command: &mut Command, descriptors: Vec<RawFd>) {
+    // Beyond everything that is to be filled.
+    const ASIDE: RawFd = 512;
+    let place = move || -> io::Result<()> {
+        // The first would cover others of them otherwise.
+        for (index, descriptor) in descriptors.iter().enumerate() {
+            let aside = ASIDE + RawFd::try_from(index).unwrap_or(0);
+            // SAFETY: dup3 takes numbers and flags; what has that number in the child is nobody's.
+            check(i64::from(unsafe { libc::dup3(*descriptor, aside, libc::O_CLOEXEC) }))?;
+        }
+        for index in 0..RawFd::try_from(descriptors.len()).unwrap_or(0) {
+            // SAFETY: as above; the copy stays open when the program starts.
+            check(i64::from(unsafe { libc::dup2(ASIDE + index, 3 + index) }))?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure runs between fork and exec and makes system calls only; it allocates nothing.
+    unsafe { command.pre_exec(place) };
 }

@@ -12,6 +12,8 @@ mod containers;
 #[cfg(test)]
 mod crash_loop;
 #[cfg(test)]
+mod fd_store;
+#[cfg(test)]
 mod ground;
 #[cfg(test)]
 mod hanging;

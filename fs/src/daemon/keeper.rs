@@ -7,10 +7,14 @@
 //! when it is known to be gone. Workers that die one after the other, each soon after its start, end in the keeper
 //! giving up: it exits, the connections with it, and the dead mounts answer ENOTCONN instead of hanging.
 //!
+//! Under a service manager with a descriptor store that one holds everything as well (`fd_store`), and a keeper that was
+//! killed is followed by one that goes on where its last worker died.
+//!
 //! It waits for nothing without a limit: a dead worker of which something is left in the kernel when the keeper ends is
 //! freed by ending its connections (`connections`).
 
 mod connections;
+mod fd_store;
 mod program;
 mod sessions;
 mod upgrade;
@@ -23,6 +27,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use tracing::{debug, error, info, warn};
 use wsguard_api::{ApiError, ErrorCode, Program};
 
+use self::fd_store::LastWorker;
 use self::program::ProgramFile;
 use self::sessions::Sessions;
 use self::upgrade::{Probation, Upgrade};
@@ -84,8 +89,10 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Blocks the signals, before any thread exists, and listens on the control socket.
+    /// Blocks the signals, before any thread exists, listens on the control socket and takes back what the service
+    /// manager has kept.
     pub(super) fn new(config: Config) -> Result<Self, DaemonError> {
+        let (sessions, past) = take_back();
         let signals = Signals::block()
             .map_err(|errno| DaemonError::Keeper { action: "block its signals", source: errno.into() })?;
         let program = ProgramFile::own()
@@ -95,9 +102,9 @@ impl Keeper {
             config,
             signals,
             control,
-            sessions: Sessions::default(),
+            sessions,
             generation: 0,
-            past: Past::default(),
+            past,
             own: program.program.clone(),
             program,
             upgrade: None,
@@ -183,6 +190,9 @@ impl Keeper {
 
     /// Sees to it that nobody waits for a worker any more when the keeper is gone.
     fn leave(&mut self) {
+        // Or nobody would ever get an error from them.
+        self.sessions.iter().for_each(|(session, _)| fd_store::remove(session));
+        fd_store::remove_worker();
         let check = self.cancel_check();
         self.unreaped.extend(check.map(Unreaped::unwatched));
         if self.is_reaped_within(LEAVE_PATIENCE) {
@@ -225,6 +235,8 @@ impl Keeper {
     fn start_worker(&mut self) -> Result<RunningWorker, DaemonError> {
         let mut worker = RunningWorker::start(&self.program, &self.config)?;
         self.generation += 1;
+        // Before it gets anything that its successor could want to read from.
+        fd_store::store_worker(worker.exited.as_fd());
         info!(worker = worker.child.id(), generation = self.generation, "worker started");
         self.greet(&mut worker)?;
         if self.stop_deadline.is_some() {
@@ -353,6 +365,7 @@ impl Keeper {
                 Signal::Stop => {
                     self.stop_deadline.get_or_insert_with(|| Instant::now() + STOP_TIMEOUT);
                     info!("keeper stops its worker");
+                    fd_store::tell_stopping();
                     tell(worker, &ToWorker::Shutdown);
                     if matches!(self.upgrade, Some(Upgrade::Trying { .. })) {
                         // Nobody knows whether it can unmount anything; the old program can.
@@ -406,6 +419,9 @@ impl Keeper {
             ToKeeper::Adopt { session, notes, connection } => {
                 let is_adopted =
                     fds.pop().is_some_and(|root| self.sessions.adopt(session, notes, connection, root));
+                if let Some(held) = self.sessions.get(session) {
+                    fd_store::store(session, held);
+                }
                 let answer = if is_adopted {
                     ToWorker::Done
                 } else {
@@ -414,6 +430,7 @@ impl Keeper {
                 Some((answer, Vec::new()))
             }
             ToKeeper::Close { session } => {
+                fd_store::remove(session);
                 self.sessions.close(session);
                 Some((ToWorker::Done, Vec::new()))
             }
@@ -433,6 +450,7 @@ impl Keeper {
             }
             ToKeeper::Ready => {
                 info!(sessions = self.sessions.len(), "everything is mounted");
+                fd_store::tell_ready();
                 None
             }
             ToKeeper::Upgrade { binary, catalog } => {
@@ -478,7 +496,8 @@ impl Keeper {
             return Next::Exit(Ok(()));
         }
         if let Some(fatal) = &worker.fatal {
-            if self.generation == 1 || self.stop_deadline.is_some() {
+            // What was taken back from the service manager is not given up so soon.
+            if (self.generation == 1 && held == 0) || self.stop_deadline.is_some() {
                 return Next::Exit(Err(DaemonError::Worker(fatal.clone())));
             }
             error!(reason = %fatal.message, "worker cannot start");
@@ -522,6 +541,28 @@ impl Keeper {
         }
         Ok(false)
     }
+}
+
+/// Takes back what a keeper before this one held. A worker of it that may still read from its connections makes them
+/// unusable: they are ended, and the mounts made anew.
+fn take_back() -> (Sessions, Past) {
+    let left = fd_store::take_back();
+    let last_worker = left.end_worker();
+    let (sessions, mut past) = (Sessions::again(left.sessions), Past::default());
+    if sessions.len() == 0 {
+        return (sessions, past);
+    }
+    if last_worker == LastWorker::Hangs {
+        error!("last worker of an earlier keeper does not end; its connections are ended");
+        if let Err(errno) = connections::abort(sessions.connections()) {
+            error!(errno = errno.raw_os_error(), "connections cannot be ended");
+        }
+        sessions.iter().for_each(|(session, _)| fd_store::remove(session));
+        return (Sessions::default(), past);
+    }
+    info!(sessions = sessions.len(), "sessions of an earlier keeper are taken back");
+    past.note_death(0, "the keeper was killed; the service manager kept its mounts", Vec::new());
+    (sessions, past)
 }
 
 fn refused(message: String) -> ToWorker {

@@ -84,6 +84,9 @@ impl ProgramFile {
     pub(super) fn spawn(&self, prepare: impl FnOnce(&mut Command)) -> std::io::Result<Child> {
         let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         command.arg0("wsguard").current_dir("/").process_group(0);
+        super::fd_store::VARIABLES.into_iter().for_each(|variable| {
+            command.env_remove(variable);
+        });
         prepare(&mut command);
         if !self.is_script {
             return command.spawn();

@@ -29,6 +29,17 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
+    /// Goes on with the sessions of a keeper before this one.
+    pub(super) fn again(held: BTreeMap<SessionId, HeldSession>) -> Self {
+        let last = held.last_key_value().map_or(0, |(session, _)| session.0);
+        Self { held, last }
+    }
+
+    /// Returns one of them.
+    pub(super) fn get(&self, session: SessionId) -> Option<&HeldSession> {
+        self.held.get(&session)
+    }
+
     /// Opens a connection and its state, keeps both and returns copies.
     ///
     /// # Errors
