@@ -23,11 +23,11 @@ mod sweep;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::io::Errno;
 
 pub(crate) use attributes::{SetTime, SettableAttributes};
@@ -87,6 +87,8 @@ pub(crate) struct GuardFs {
     watched_ttl: OnceLock<Duration>,
     reclaim: reclaim::Reclaim,
     page_drop: page_drop::PageDrop,
+    /// The highest id of a backing file that this worker registered or found.
+    latest_id: AtomicU32,
     sweep: sweep::Sweep,
 }
 
@@ -137,6 +139,7 @@ impl GuardFs {
             let id = ids.get(&remembered.node).copied().unwrap_or(0);
             open_files::OpenFile::remembered(remembered, open_inodes.restore(remembered, id))
         });
+        let known: FxHashSet<u32> = ids.values().copied().collect();
         // Registered, but the last release of the inode was under way when the worker died.
         for (node, id) in registered.into_iter().filter(|(node, _)| !open_inodes.contains(*node)) {
             table.set_opens(node, 0, 0);
@@ -144,7 +147,34 @@ impl GuardFs {
                 tracing::debug!(ino = node, %errno, "cannot close a backing id that was left over");
             }
         }
-        Self::over(backing, memory, device, ownership, Tables { table, files, open_inodes })
+        let fs = Self::over(backing, memory, device, ownership, Tables { table, files, open_inodes });
+        fs.latest_id.store(known.iter().copied().max().unwrap_or(0), Ordering::Release);
+        fs.close_unknown_ids(&known);
+        fs
+    }
+
+    /// Closes backing files that a dead worker registered and did not live to note; they would hold deleted files.
+    ///
+    /// The kernel gives ids out in ascending order, so that they lie between the latest one that was known then and one
+    /// that is registered now.
+    fn close_unknown_ids(&self, known: &FxHashSet<u32>) {
+        let Some(latest) = self.journal.unfinished_registration() else { return };
+        let next = rustix::fs::memfd_create("next", rustix::fs::MemfdFlags::CLOEXEC)
+            .and_then(|file| self.device.open_backing(file.as_fd()));
+        match next {
+            Ok(next) => {
+                for id in (latest.saturating_add(1)..=next).filter(|id| !known.contains(id)) {
+                    match self.device.close_backing(id) {
+                        Ok(()) if id != next => tracing::info!(id, "backing file of a dead worker is closed"),
+                        Ok(()) | Err(Errno::NOENT) => {}
+                        Err(errno) => tracing::warn!(id, %errno, "cannot close a backing file"),
+                    }
+                }
+                self.latest_id.fetch_max(next, Ordering::AcqRel);
+            }
+            Err(errno) => tracing::warn!(%errno, "backing files of a dead worker cannot be looked for"),
+        }
+        self.journal.settle_registrations();
     }
 
     fn over(
@@ -171,6 +201,7 @@ impl GuardFs {
             watched_ttl: OnceLock::new(),
             reclaim: reclaim::Reclaim::default(),
             page_drop: page_drop::PageDrop::new(),
+            latest_id: AtomicU32::new(0),
             sweep: sweep::Sweep::default(),
         }
     }

@@ -405,9 +405,25 @@ impl GuardFs {
         let inode = match shard.entry(node) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
-                let mode =
-                    if self.is_passthrough() { self.register_backing(node, file)? } else { DataMode::Cached };
-                entry.insert(OpenInode { opens: 0, maybe_mapped_writable: 0, mode, state: Arc::default() })
+                let mode = if self.is_passthrough() {
+                    // Until the table has the id, nobody else could close it.
+                    self.journal.note_registering(Some(self.latest_id.load(Ordering::Acquire)));
+                    self.register_backing(node, file)
+                } else {
+                    Ok(DataMode::Cached)
+                };
+                match mode {
+                    Ok(mode) => {
+                        self.table.set_opens(node, 1, mode.backing_id());
+                        self.journal.note_registering(None);
+                        let state = Arc::default();
+                        entry.insert(OpenInode { opens: 0, maybe_mapped_writable: 0, mode, state })
+                    }
+                    Err(errno) => {
+                        self.journal.note_registering(None);
+                        return Err(errno);
+                    }
+                }
             }
         };
         inode.opens += 1;
@@ -425,7 +441,10 @@ impl GuardFs {
         };
         fail_point::reach(Stage::Registered);
         Ok(match registered {
-            Ok(id) => DataMode::Passthrough(id),
+            Ok(id) => {
+                self.latest_id.fetch_max(id, Ordering::AcqRel);
+                DataMode::Passthrough(id)
+            }
             Err(errno) => {
                 tracing::warn!(ino = node, %errno, "file cannot be passed through; it is cached instead");
                 DataMode::Cached
