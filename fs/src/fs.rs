@@ -28,11 +28,11 @@ mod tracking;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::io::Errno;
 
 pub(crate) use attributes::{SetTime, SettableAttributes};
@@ -104,6 +104,8 @@ pub(crate) struct GuardFs {
     /// Changes below the mount that only a recount can book.
     foreign_edits: AtomicU64,
     tracker: Arc<Tracker>,
+    /// The highest id of a backing file that this worker registered or found.
+    latest_id: AtomicU32,
     sweep: sweep::Sweep,
 }
 
@@ -164,6 +166,7 @@ impl GuardFs {
             let id = ids.get(&remembered.node).copied().unwrap_or(0);
             open_files::OpenFile::remembered(remembered, open_inodes.restore(remembered, id))
         });
+        let known: FxHashSet<u32> = ids.values().copied().collect();
         // Registered, but the last release of the inode was under way when the worker died.
         for (node, id) in registered.into_iter().filter(|(node, _)| !open_inodes.contains(*node)) {
             table.set_opens(node, 0, 0);
@@ -173,8 +176,34 @@ impl GuardFs {
         }
         let tables = Tables { table, files, open_inodes };
         let fs = Self::over(backing, memory, device, ownership, seat, tracker, tables);
+        fs.latest_id.store(known.iter().copied().max().unwrap_or(0), Ordering::Release);
+        fs.close_unknown_ids(&known);
         fs.restore_charges();
         fs
+    }
+
+    /// Closes backing files that a dead worker registered and did not live to note; they would hold deleted files.
+    ///
+    /// The kernel gives ids out in ascending order, so that they lie between the latest one that was known then and one
+    /// that is registered now.
+    fn close_unknown_ids(&self, known: &FxHashSet<u32>) {
+        let Some(latest) = self.journal.unfinished_registration() else { return };
+        let next = rustix::fs::memfd_create("next", rustix::fs::MemfdFlags::CLOEXEC)
+            .and_then(|file| self.device.open_backing(file.as_fd()));
+        match next {
+            Ok(next) => {
+                for id in (latest.saturating_add(1)..=next).filter(|id| !known.contains(id)) {
+                    match self.device.close_backing(id) {
+                        Ok(()) if id != next => tracing::info!(id, "backing file of a dead worker is closed"),
+                        Ok(()) | Err(Errno::NOENT) => {}
+                        Err(errno) => tracing::warn!(id, %errno, "cannot close a backing file"),
+                    }
+                }
+                self.latest_id.fetch_max(next, Ordering::AcqRel);
+            }
+            Err(errno) => tracing::warn!(%errno, "backing files of a dead worker cannot be looked for"),
+        }
+        self.journal.settle_registrations();
     }
 
     fn over(
@@ -211,6 +240,7 @@ impl GuardFs {
             deleted_open: AtomicUsize::new(0),
             foreign_edits: AtomicU64::new(0),
             tracker,
+            latest_id: AtomicU32::new(0),
             sweep: sweep::Sweep::default(),
         }
     }

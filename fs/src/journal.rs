@@ -31,7 +31,7 @@ use crate::sys::shared_memory::{Line, SharedMemory};
 
 /// Bit of a resent request's number.
 const RESENT: u64 = 1 << 63;
-/// Lines of a slot; the second is spare room for later versions.
+/// Lines of a slot.
 const LINES_PER_SLOT: usize = 2;
 const SLOTS: usize = JOURNAL.lines / LINES_PER_SLOT;
 /// Workers that may die under one request before it is suspected.
@@ -50,6 +50,12 @@ mod word {
     pub(super) const NUMBER: usize = 4;
     pub(super) const NODE: usize = 5;
     pub(super) const NOTE: usize = 6;
+}
+
+/// Words of a slot's second line; the others are spare room for later versions.
+mod second_word {
+    /// While a backing file is being registered: the latest id that was known before, plus one; else 0.
+    pub(super) const REGISTERING: usize = 0;
 }
 
 const STARTED: u64 = 1;
@@ -82,6 +88,7 @@ pub(crate) struct Journal {
     memory: Arc<SharedMemory>,
     key: u32,
     earlier: Vec<Record>,
+    unfinished_registration: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +141,32 @@ impl Journal {
     pub(crate) fn open(memory: Arc<SharedMemory>) -> Self {
         static NEXT_KEY: AtomicU32 = AtomicU32::new(0);
         let earlier = (0..SLOTS).filter_map(|slot| Record::read(slot_line(&memory, slot))).collect();
-        Self { memory, key: NEXT_KEY.fetch_add(1, Ordering::Relaxed), earlier }
+        let unfinished = (0..SLOTS).filter_map(|slot| {
+            let word = &second_line(&memory, slot)[second_word::REGISTERING];
+            word.load(Ordering::Acquire).checked_sub(1).and_then(|id| u32::try_from(id).ok())
+        });
+        let unfinished_registration = unfinished.min();
+        Self { memory, key: NEXT_KEY.fetch_add(1, Ordering::Relaxed), earlier, unfinished_registration }
+    }
+
+    /// Returns the latest id of a backing file that was known when a thread of a dead worker began to register another
+    /// one, which may have got an id that nobody noted; the lowest if there are several.
+    pub(crate) fn unfinished_registration(&self) -> Option<u32> {
+        self.unfinished_registration
+    }
+
+    /// Notes that no id is left which nobody knows. Before requests are answered.
+    pub(crate) fn settle_registrations(&self) {
+        for slot in 0..SLOTS {
+            second_line(&self.memory, slot)[second_word::REGISTERING].store(0, Ordering::Release);
+        }
+    }
+
+    /// Notes that this thread registers a backing file, `latest` being the latest id that is known, or that its id is
+    /// in the table now.
+    pub(crate) fn note_registering(&self, latest: Option<u32>) {
+        let value = latest.map_or(0, |latest| u64::from(latest) + 1);
+        second_line(&self.memory, self.slot())[second_word::REGISTERING].store(value, Ordering::Release);
     }
 
     /// Records that this thread begins with the request `unique`.
@@ -287,6 +319,10 @@ fn slot_line(memory: &SharedMemory, slot: usize) -> &Line {
     memory.line(JOURNAL.first + slot * LINES_PER_SLOT)
 }
 
+fn second_line(memory: &SharedMemory, slot: usize) -> &Line {
+    memory.line(JOURNAL.first + slot * LINES_PER_SLOT + 1)
+}
+
 /// Results are sizes and numbers, never negative; an errno is stored negated.
 fn encode(result: Result<i64, Errno>) -> i64 {
     result.unwrap_or_else(|errno| -i64::from(errno.raw_os_error()))
@@ -417,6 +453,22 @@ mod tests {
         let journal = Journal::open(memory);
         let notes = Notes { note: 1, ..Notes::default() };
         assert_eq!(journal.begin(42 | RESENT).earlier, Some(Earlier::Done(Ok(9), notes)));
+    }
+
+    #[test]
+    fn registration_that_was_not_finished_is_known_until_it_is_settled() {
+        let memory = memory();
+        dead_worker(&memory, |journal| {
+            journal.note_registering(Some(7));
+            journal.note_registering(None);
+        });
+        assert_eq!(Journal::open(memory.clone()).unfinished_registration(), None);
+        dead_worker(&memory, |journal| journal.note_registering(Some(9)));
+        dead_worker(&memory, |journal| journal.note_registering(Some(0)));
+        let journal = Journal::open(memory.clone());
+        assert_eq!(journal.unfinished_registration(), Some(0));
+        journal.settle_registrations();
+        assert_eq!(Journal::open(memory).unfinished_registration(), None);
     }
 
     proptest::proptest! {

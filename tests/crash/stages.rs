@@ -9,12 +9,13 @@ mod sequences;
 mod twin;
 
 use std::{
+    fs,
     sync::Mutex,
     thread,
     time::{Duration, Instant},
 };
 
-use harness::require;
+use harness::{Backing, require, wait_until};
 
 use self::{
     operations::{CASES, Case},
@@ -30,7 +31,7 @@ fn runs_once(twin: &mut Twin, case: &Case, stage: &str) -> Result<(), String> {
     twin.in_both(case.prepare).map_err(|error| format!("prepare: {error}"))?;
     twin.arm(case.request, &[stage]);
     let results = twin.in_both(case.act);
-    twin.wait_for_deaths()?;
+    twin.wait_for_deaths(1)?;
     results?;
     twin.compare()
 }
@@ -67,4 +68,30 @@ fn operation_happens_once_wherever_its_worker_dies() {
     let failures = failures.into_inner().unwrap();
     println!("{count} deaths at stages of {} operations in {:?}", CASES.len(), started.elapsed());
     assert!(failures.is_empty(), "{} of {count}:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// The kernel keeps a registered file until somebody who knows its id gives it back.
+#[test]
+fn file_that_was_registered_and_not_noted_gives_its_space_back() {
+    const SIZE: usize = 8 << 20;
+    require!(fuse);
+    if !twin::has_fail_points() {
+        println!("SKIPPED: needs fail points, see tests/README.md");
+        return;
+    }
+    let _alone = alone();
+    let mut twin = Twin::new_on(Backing::Tmpfs(64 << 20), Duration::from_secs(60));
+    twin.fresh_tree();
+    let before = twin.used_bytes();
+    for stages in [&["registered"][..], &["registered", "registered"]] {
+        twin.in_both(|dir| operations::observe(fs::write(dir.join("large"), vec![7; SIZE]))).unwrap();
+        twin.arm("open", stages);
+        twin.in_both(|dir| operations::observe(fs::read(dir.join("large")))).unwrap();
+        twin.wait_for_deaths(stages.len()).unwrap();
+        twin.in_both(|dir| operations::observe(fs::remove_file(dir.join("large")))).unwrap();
+        wait_until("the space of a deleted file to be free", Duration::from_secs(10), || {
+            twin.used_bytes() < before + SIZE as u64 / 2
+        });
+    }
+    twin.finish();
 }

@@ -522,16 +522,31 @@ impl GuardFs {
         let inode = match shard.entry(node) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
-                let mode =
-                    if self.is_passthrough() { self.register_backing(node, file)? } else { DataMode::Cached };
                 let deleted = names.as_mut().map(|names| self.charge_again(names, node)).transpose()?;
-                entry.insert(OpenInode {
-                    opens: 0,
-                    maybe_mapped_writable: 0,
-                    mode,
-                    state: Arc::default(),
-                    deleted: deleted.flatten(),
-                })
+                let mode = if self.is_passthrough() {
+                    // Until the table has the id, nobody else could close it.
+                    self.journal.note_registering(Some(self.latest_id.load(Ordering::Acquire)));
+                    self.register_backing(node, file)
+                } else {
+                    Ok(DataMode::Cached)
+                };
+                match mode {
+                    Ok(mode) => {
+                        self.table.set_opens(node, 1, mode.backing_id());
+                        self.journal.note_registering(None);
+                        entry.insert(OpenInode {
+                            opens: 0,
+                            maybe_mapped_writable: 0,
+                            mode,
+                            state: Arc::default(),
+                            deleted: deleted.flatten(),
+                        })
+                    }
+                    Err(errno) => {
+                        self.journal.note_registering(None);
+                        return Err(errno);
+                    }
+                }
             }
         };
         inode.opens += 1;
@@ -549,7 +564,10 @@ impl GuardFs {
         };
         fail_point::reach(Stage::Registered);
         Ok(match registered {
-            Ok(id) => DataMode::Passthrough(id),
+            Ok(id) => {
+                self.latest_id.fetch_max(id, Ordering::AcqRel);
+                DataMode::Passthrough(id)
+            }
             Err(errno) => {
                 tracing::warn!(ino = node, %errno, "file cannot be passed through; it is cached instead");
                 DataMode::Cached

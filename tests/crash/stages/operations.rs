@@ -108,7 +108,7 @@ const fn case(
 }
 
 /// A call's outcome without its value.
-fn observe<T>(result: io::Result<T>) -> Observed {
+pub(super) fn observe<T>(result: io::Result<T>) -> Observed {
     result.map(|_| String::new()).map_err(|error| error.raw_os_error().unwrap_or(-1))
 }
 

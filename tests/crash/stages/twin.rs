@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Daemon, GuardMount, Scratch, wait_until};
+use harness::{Backing, Daemon, GuardMount, Scratch, wait_until};
 
 use super::operations::Observed;
 
@@ -38,10 +38,14 @@ pub(super) struct Twin {
 
 impl Twin {
     pub(super) fn new(deadline: Duration) -> Self {
+        Self::new_on(Backing::Directory, deadline)
+    }
+
+    pub(super) fn new_on(backing: Backing, deadline: Duration) -> Self {
         let plain = Scratch::new();
         let list = plain.path().join("fail-points");
         let daemon = Daemon::builder().env("WSGUARD_FAIL_POINTS", list.to_str().unwrap()).deadline(deadline);
-        let mount = GuardMount::builder().daemon(daemon).mount();
+        let mount = GuardMount::builder().backing(backing).daemon(daemon).mount();
         let (trees, deaths, last_death) = (0, 0, Instant::now());
         Self { mount, plain, list, trees, last_death, deaths }
     }
@@ -56,6 +60,12 @@ impl Twin {
 
     fn unguarded(&self) -> PathBuf {
         self.plain.path().join(self.name())
+    }
+
+    /// Bytes that are used on the filesystem below.
+    pub(super) fn used_bytes(&self) -> u64 {
+        let space = rustix::fs::statvfs(self.mount.backing().path()).unwrap();
+        (space.f_blocks - space.f_bfree) * space.f_frsize
     }
 
     /// Begins with an empty directory on both sides.
@@ -101,7 +111,7 @@ impl Twin {
     }
 
     /// Waits until every death that was ordered has happened.
-    pub(super) fn wait_for_deaths(&mut self) -> Result<(), String> {
+    pub(super) fn wait_for_deaths(&mut self, armed: usize) -> Result<(), String> {
         let started = Instant::now();
         while self.due() > 0 {
             if started.elapsed() > DIES_WITHIN {
@@ -110,7 +120,7 @@ impl Twin {
             }
             thread::sleep(Duration::from_millis(1));
         }
-        self.note_deaths(1);
+        self.note_deaths(armed);
         Ok(())
     }
 
