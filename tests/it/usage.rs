@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use harness::{GuardMount, Run, kill, require, wait_until};
 use rustix::process::Signal;
@@ -37,14 +37,18 @@ fn usage(mount: &GuardMount, path: &Path) -> Option<UsageReport> {
 
 /// Waits until the index says what is in the plain directory.
 fn settled(mount: &GuardMount) -> UsageReport {
-    let mut last = None;
-    wait_until("usage to be what is there", PATIENCE, || {
-        last = usage(mount, mount.path());
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let report = usage(mount, mount.path());
         let now = counted(mount.backing_path());
-        last.as_ref()
-            .is_some_and(|report| (report.bytes, report.inodes) == now && report.state == IndexState::Current)
-    });
-    last.unwrap()
+        match report {
+            Some(report) if (report.bytes, report.inodes) == now && report.state == IndexState::Current => {
+                return report;
+            }
+            report => assert!(Instant::now() < deadline, "{now:?} are there, and usage says {report:#?}"),
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 fn age(path: &Path, days: u64) {
@@ -117,7 +121,7 @@ fn edits_below_the_mount_are_followed_while_they_are_watched() {
     fs::write(mount.backing_path().join("sub/new"), vec![1; 70_000]).unwrap();
     assert_eq!(settled(&mount).inodes, 3);
     fs::rename(mount.backing_path().join("sub"), mount.backing_path().join("moved")).unwrap();
-    assert_eq!(settled(&mount).entries[0].path, "moved");
+    wait_until("the rename to be followed", PATIENCE, || settled(&mount).entries[0].path == "moved");
     Run::shell("truncate -s 0 \"$1\"/moved/new", [mount.backing_path()]).ok();
     assert_eq!(settled(&mount).bytes, 0);
 }
@@ -147,6 +151,7 @@ fn plan(mount: &GuardMount) -> CleanPlan {
 
 /// Makes what the rules find, as the owner would through the mount.
 fn litter(mount: &GuardMount) {
+    settled(mount);
     let script = "
         cd \"$1\" && mkdir -p src/__pycache__ .cache/pip/http run
         echo code >src/train.py && echo pyc >src/__pycache__/train.pyc

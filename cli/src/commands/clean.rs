@@ -17,7 +17,7 @@ use crate::output::{Cell, Column, Format, Printer, Table, Tone, Verbosity, View,
 use crate::settings::Settings;
 use crate::target;
 
-use removal::Removed;
+use removal::{Removed, Stays};
 
 /// Items of a rule that are shown, the largest first; `--verbose` shows all.
 const SHOWN: usize = 10;
@@ -231,6 +231,8 @@ fn remove(plan: &CleanPlan, printer: &mut Printer) -> Result<ExitStatus, CliErro
                 printer.detail(&format!("removed {}", printable(&item.path)));
                 removed.push(item);
             }
+            // The plan may be seconds old.
+            Err(Stays::Gone) => printer.detail(&format!("{} is gone already", printable(&item.path))),
             Err(error) => {
                 printer.complaint(&format!("{} stays: {error}", item.path));
                 failed.push(Failure { path: &item.path, reason: error.to_string() });

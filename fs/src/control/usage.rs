@@ -77,7 +77,8 @@ pub(super) fn report(
     };
     let place = registry.place_of(checked(&parameters.path)?, viewer)?;
     let subject = Subject {
-        path: place.mount_point.join(&place.relative),
+        // Joined by components: an empty one would leave a slash at the end.
+        path: place.mount_point.components().chain(place.relative.components()).collect(),
         relative: place.relative,
         state: service.state(&place.id),
         available_bytes: registry.available_bytes(&place.id),

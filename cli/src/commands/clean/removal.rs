@@ -34,6 +34,8 @@ pub(super) struct Removed {
 /// Why something stays.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stays {
+    /// Nothing has that name any more, which is what was wanted.
+    Gone,
     /// It is not what was found.
     Changed,
     /// Directories within each other without end.
@@ -45,6 +47,7 @@ pub(super) enum Stays {
 impl fmt::Display for Stays {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Gone => f.write_str("it is gone already"),
             Self::Changed => f.write_str("it has changed since it was found"),
             Self::TooDeep => write!(f, "more than {DEEPEST} directories within each other"),
             Self::Refused(errno) => write!(f, "{}", std::io::Error::from(*errno)),
@@ -55,8 +58,9 @@ impl fmt::Display for Stays {
 impl From<Errno> for Stays {
     fn from(errno: Errno) -> Self {
         match errno {
+            Errno::NOENT => Self::Gone,
             // Another name, a link, or another filesystem is there now.
-            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::STALE => Self::Changed,
+            Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::STALE => Self::Changed,
             other => Self::Refused(other),
         }
     }
@@ -158,7 +162,7 @@ impl Workspace {
             let stat = match self.look(directory.as_fd(), &name) {
                 Ok(stat) => stat,
                 // Somebody else removed it, which is what was wanted.
-                Err(Stays::Changed) if is_gone(&directory, &name) => continue,
+                Err(Stays::Gone) => continue,
                 Err(error) => return Err(error),
             };
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
@@ -184,10 +188,6 @@ fn is_same(stat: &Stat, item: &CleanItem) -> bool {
                     && stat.st_mtime == item.mtime
             }
         }
-}
-
-fn is_gone(directory: &OwnedFd, name: &OsStr) -> bool {
-    rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).err() == Some(Errno::NOENT)
 }
 
 fn open_directory(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
@@ -284,6 +284,8 @@ mod tests {
             let climbing = CleanItem { path: path.to_owned(), ..found.clone() };
             assert_eq!(workspace.remove(&climbing, &mut removed), Err(Stays::Changed), "{path}");
         }
+        let gone = CleanItem { path: "no/such.tmp".into(), ..found.clone() };
+        assert_eq!(workspace.remove(&gone, &mut removed), Err(Stays::Gone));
         let cache = item(&tree, "cache", EntryType::Directory);
         std::fs::rename(tree.join("cache"), tree.join("moved")).unwrap();
         symlink(dir.path().join("outside"), tree.join("cache")).unwrap();
