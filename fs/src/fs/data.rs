@@ -131,10 +131,11 @@ impl GuardFs {
                 }
                 fail_point::reach(Stage::Prepared);
             }
-            let written =
-                self.reclaim.retry_when_full(|| self.write_now(&open_file, offset, data, origin, how))?;
+            let written = running.below(|| {
+                self.reclaim.retry_when_full(|| self.write_now(&open_file, offset, data, origin, how))
+            })?;
             fail_point::reach(Stage::Effect);
-            self.sync_written(&open_file, how)?;
+            running.below(|| self.sync_written(&open_file, how))?;
             to_result(written)
         })?;
         usize::try_from(written).map_err(|_| Errno::IO)
@@ -234,7 +235,8 @@ impl GuardFs {
         length: u64,
     ) -> Result<usize, Errno> {
         let copied = self.once(running, |_| {
-            let copied = self.reclaim.retry_when_full(|| self.copy_now(from, to, length))?;
+            let copied =
+                running.below(|| self.reclaim.retry_when_full(|| self.copy_now(from, to, length)))?;
             fail_point::reach(Stage::Effect);
             to_result(copied)
         })?;
