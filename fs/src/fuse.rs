@@ -163,8 +163,9 @@ impl Filesystem for GuardFuse {
             SettableAttributes { mode, uid, gid, size, accessed: set_time(atime), modified: set_time(mtime) };
         let number = fh.map(|fh| fh.0);
         let running = self.begin(request, "setattr");
-        let done =
-            self.0.once(&running, |_| self.0.set_attributes(caller(request), ino.0, number, set).map(|()| 0));
+        let done = self.0.once(&running, |_| {
+            running.below(|| self.0.set_attributes(caller(request), ino.0, number, set)).map(|()| 0)
+        });
         match done.and_then(|_| self.0.attributes(ino.0, number)) {
             Ok((stat, ttl)) => reply.attr(&ttl, &file_attributes(&stat, convert::shown_ino(ino.0, &stat))),
             Err(error) => reply.error(errno(error)),
@@ -335,7 +336,7 @@ impl Filesystem for GuardFuse {
 
     fn fsync(&self, request: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         let running = self.begin(request, "fsync");
-        reply_empty(reply, running.check().and_then(|()| self.0.sync_file(fh.0, datasync)));
+        reply_empty(reply, running.check().and_then(|()| running.below(|| self.0.sync_file(fh.0, datasync))));
     }
 
     fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -407,7 +408,10 @@ impl Filesystem for GuardFuse {
 
     fn fsyncdir(&self, request: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         let running = self.begin(request, "fsyncdir");
-        reply_empty(reply, running.check().and_then(|()| self.0.sync_directory(ino.0, datasync)));
+        reply_empty(
+            reply,
+            running.check().and_then(|()| running.below(|| self.0.sync_directory(ino.0, datasync))),
+        );
     }
 
     fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -543,8 +547,9 @@ impl Filesystem for GuardFuse {
     ) {
         let running = self.begin(request, "fallocate");
         let caller = caller(request);
-        let done =
-            self.0.once(&running, |_| self.0.fallocate(caller, fh.0, mode, offset, length).map(|()| 0));
+        let done = self.0.once(&running, |_| {
+            running.below(|| self.0.fallocate(caller, fh.0, mode, offset, length)).map(|()| 0)
+        });
         reply_empty(reply, done.map(drop));
     }
 

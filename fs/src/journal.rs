@@ -11,7 +11,8 @@
 //!
 //! A request under which two workers died is *suspected*; so is whatever else they were working on, and whatever was
 //! under way when somebody killed both. Suspected requests are carried out one at a time. One whose worker dies even
-//! then is *poisoned*: it is answered with EIO, and nothing else is.
+//! then is *poisoned*: it is answered with EIO, and nothing else is. A request that waits for the disk meanwhile is not
+//! to blame: an fsync(2) may take longer than several workers live that somebody kills.
 //!
 //! Cost: a few stores to memory that no other thread writes.
 
@@ -62,6 +63,8 @@ const STARTED: u64 = 1;
 const DONE: u64 = 2;
 /// No other suspected request is under way.
 const ALONE: u64 = 1 << 63;
+/// The thread waits for the disk, in a call that cannot end the worker.
+const BELOW: u64 = 1 << 62;
 
 /// How far a request had come when its worker died.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,6 +98,7 @@ pub(crate) struct Journal {
 struct Record {
     sequence: u64,
     unique: u64,
+    /// Deaths that it may be to blame for.
     attempts: u64,
     was_alone: bool,
     earlier: Earlier,
@@ -173,7 +177,7 @@ impl Journal {
     pub(crate) fn begin(&self, unique: u64) -> Running<'_> {
         let busy = Busy::begin();
         let record = if unique & RESENT == 0 { None } else { self.resent(unique & !RESENT) };
-        let attempts = record.map_or(0, |record| record.attempts + 1);
+        let attempts = record.map_or(0, |record| record.attempts);
         let line = slot_line(&self.memory, self.slot());
         // The number goes last: with it the slot speaks of this request. What an earlier attempt had recorded is
         // carried over, so that a successor of this worker knows no less than it does.
@@ -256,7 +260,9 @@ impl Record {
             Earlier::Started(notes)
         };
         let sequence = line[word::SEQUENCE].load(Ordering::Acquire);
-        let (attempts, was_alone) = ((stage & !ALONE) >> 8, stage & ALONE != 0);
+        let was_below = stage & BELOW != 0;
+        let attempts = ((stage & !(ALONE | BELOW)) >> 8) + u64::from(!was_below);
+        let was_alone = stage & ALONE != 0 && !was_below;
         Some(Self { sequence, unique, attempts, was_alone, earlier })
     }
 }
@@ -272,6 +278,14 @@ impl Running<'_> {
             return Err(Errno::IO);
         }
         Ok(())
+    }
+
+    /// Runs a call that waits for the disk, or may.
+    pub(crate) fn below<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.line[word::STAGE].fetch_or(BELOW, Ordering::AcqRel);
+        let result = call();
+        self.line[word::STAGE].fetch_and(!BELOW, Ordering::AcqRel);
+        result
     }
 
     /// Records the handle number that the request entered.
@@ -421,6 +435,25 @@ mod tests {
         assert!(journal.begin(44 | RESENT).check().is_ok());
         assert!(journal.begin(46 | RESENT).check().is_ok());
         assert_eq!(journal.begin(42 | RESENT).check(), Err(Errno::IO));
+    }
+
+    #[test]
+    fn request_that_waits_for_the_disk_is_not_to_blame_for_deaths() {
+        let memory = memory();
+        for resent in [0, RESENT, RESENT, RESENT, RESENT] {
+            dead_worker(&memory, |journal| {
+                let running = journal.begin(42 | resent);
+                assert!(running.check().is_ok());
+                assert!(running._alone.is_none(), "it is not suspected");
+                let line = running.line;
+                running.below(|| assert_ne!(line[word::STAGE].load(Ordering::Acquire) & BELOW, 0));
+                assert_eq!(line[word::STAGE].load(Ordering::Acquire) & BELOW, 0);
+                line[word::STAGE].fetch_or(BELOW, Ordering::AcqRel);
+            });
+        }
+        dead_worker(&memory, |journal| drop(journal.begin(42 | RESENT)));
+        dead_worker(&memory, |journal| assert!(journal.begin(42 | RESENT)._alone.is_none(), "one death"));
+        dead_worker(&memory, |journal| assert!(journal.begin(42 | RESENT)._alone.is_some(), "two deaths"));
     }
 
     #[test]

@@ -136,9 +136,10 @@ impl GuardFs {
                 fail_point::reach(Stage::Prepared);
                 offset = size;
             }
-            let (written, delta) = self.write_charged(&open_file, offset, data, origin, how)?;
+            let (written, delta) =
+                running.below(|| self.write_charged(&open_file, offset, data, origin, how))?;
             open_file.tally(self, caller).wrote(offset, written as u64, delta);
-            self.sync_written(&open_file, how)?;
+            running.below(|| self.sync_written(&open_file, how))?;
             to_result(written)
         })?;
         usize::try_from(written).map_err(|_| Errno::IO)
@@ -325,7 +326,7 @@ impl GuardFs {
         length: u64,
     ) -> Result<usize, Errno> {
         let copied = self.once(running, |_| {
-            let copied = self.copy_charged(from, to, length)?;
+            let copied = running.below(|| self.copy_charged(from, to, length))?;
             if let Ok(target) = self.files.get(to.0)
                 && copied > 0
             {

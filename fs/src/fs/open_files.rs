@@ -544,6 +544,9 @@ impl GuardFs {
                     }
                     Err(errno) => {
                         self.journal.note_registering(None);
+                        if let (Some(Some(_)), Some(charging)) = (deleted, &self.charging) {
+                            charging.account().set_estimated(true);
+                        }
                         return Err(errno);
                     }
                 }

@@ -8,7 +8,7 @@ use super::book::Book;
 use super::clock::LedgerClock;
 use super::scope::Scope;
 use super::watermark::{self, Watermark};
-use super::{Dimension, Limits, Mode, ScopeKey};
+use super::{Dimension, Limits, ScopeKey};
 
 /// The state of a scope at one moment. Numbers that change meanwhile may be one operation apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
