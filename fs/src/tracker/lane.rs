@@ -269,8 +269,10 @@ impl Lane {
             Some(Err(_)) | None => None,
         };
         let from_us = newest.unwrap_or(now_us);
-        // A worker's death and the state in which it left the file are one interruption.
-        if self.gaps.iter().any(|gap| gap.records.is_none() && gap.from_us == from_us) {
+        // A worker's death and the state in which it left the file are one interruption, and the first is the reason.
+        let known = |gap: &&mut Gap| gap.records.is_none() && gap.from_us == from_us;
+        if let Some(gap) = self.gaps.iter_mut().find(known) {
+            reason.clone_into(&mut gap.reason);
             return;
         }
         self.gaps.push(Gap { from_us, to_us: now_us, records: None, reason: reason.to_owned() });
