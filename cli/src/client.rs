@@ -17,9 +17,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use wsguard_api::{
-    API_PREFIX, ApiError, AuditList, DaemonStatus, ErrorCode, Explanation, MountAllReport, MountRequest,
-    PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest, SyncReport, SyncRequest, UmountReport,
-    UpgradeAccepted, UpgradeRequest, Workspace, WorkspaceList,
+    API_PREFIX, ApiError, AuditList, CheckReport, CheckRequest, DaemonStatus, ErrorCode, Explanation,
+    MountAllReport, MountRequest, PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest, SyncReport,
+    SyncRequest, UmountReport, UpgradeAccepted, UpgradeRequest, Workspace, WorkspaceList,
 };
 
 use crate::error::CliError;
@@ -190,6 +190,14 @@ impl Client {
     /// As [`Self::status`].
     pub fn quota_explain(&self, path: &str) -> Result<Explanation, CliError> {
         self.get(&format!("/quota/explain?path={}", percent_encoded(path)))
+    }
+
+    /// Has a workspace counted anew and its counters corrected.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn quota_check(&self, request: &CheckRequest) -> Result<CheckReport, CliError> {
+        self.post("/quota/check", Some(request))
     }
 
     /// Asks for the latest changes of the quota policy.

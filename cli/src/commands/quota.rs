@@ -4,6 +4,7 @@ mod apply;
 mod audit;
 mod boost;
 mod change;
+mod check;
 mod explain;
 mod get;
 mod grace;
@@ -74,6 +75,7 @@ pub enum QuotaCommand {
     Simulate(simulate::SimulateArgs),
     Apply(apply::ApplyArgs),
     Import(import::ImportArgs),
+    Check(check::CheckArgs),
     Audit(audit::AuditArgs),
 }
 
@@ -94,6 +96,7 @@ pub fn run(args: &QuotaArgs, settings: &Settings, printer: &mut Printer) -> Resu
         QuotaCommand::Simulate(args) => simulate::run(args, settings, printer),
         QuotaCommand::Apply(args) => apply::run(args, settings, printer),
         QuotaCommand::Import(args) => import::run(args, printer),
+        QuotaCommand::Check(args) => check::run(args, settings, printer),
         QuotaCommand::Audit(args) => audit::run(args, settings, printer),
     }
 }

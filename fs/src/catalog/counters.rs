@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+#[cfg(test)]
+use rusqlite::OptionalExtension;
+use rusqlite::{Connection, Row, params};
 
 use super::{BUSY_TIMEOUT, CATALOG_FILE, Catalog, CatalogError, failed, schema};
 
@@ -58,6 +60,7 @@ impl CounterStore {
     }
 
     /// Returns what is stored for a workspace.
+    #[cfg(test)]
     pub(crate) fn get(&self, workspace: &str) -> Result<Option<Counters>, CatalogError> {
         let sql = "SELECT used_bytes, used_inodes, watermark_bytes, watermark_inodes, is_clean \
                    FROM quota_counter WHERE workspace = ?1";

@@ -72,6 +72,14 @@ struct Contents {
     roots: Vec<String>,
 }
 
+/// A mounted workspace.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) mounted: Arc<Mounted>,
+}
+
 /// Every registered workspace, readable by all threads. Nothing slow happens under its lock.
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -217,6 +225,23 @@ impl Registry {
         match &self.contents.lock().entries.get(id)?.standing {
             Standing::Mounted(mounted) => Some(Arc::clone(mounted)),
             Standing::Unmounted | Standing::Dead(_) | Standing::Failed(_) => None,
+        }
+    }
+
+    /// Returns the guard of the mounted workspace with that id or name, with id and name, if `viewer` sees it.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none, `Conflict` if it is not mounted.
+    pub(crate) fn guard(&self, id_or_name: &str, viewer: Viewer) -> Result<Guard, ApiError> {
+        let id = self.resolve(id_or_name)?;
+        let record = self.record(&id)?;
+        if !viewer.sees(record.owner_uid) {
+            return Err(unknown(id_or_name));
+        }
+        match self.mounted(&id) {
+            Some(mounted) => Ok(Guard { id, name: record.name, mounted }),
+            None => Err(ApiError::new(ErrorCode::Conflict, format!("{} is not mounted", record.name))
+                .with_hint("it is counted when it is mounted")),
         }
     }
 
