@@ -252,7 +252,7 @@ impl Client {
         self.get(&format!("/quota/explain?path={}", percent_encoded(path)))
     }
 
-    /// Has a workspace counted, and waits for that.
+    /// Has a workspace counted anew and its counters corrected.
     ///
     /// # Errors
     /// As [`Self::status`].

@@ -42,7 +42,7 @@ pub use charging::Accounting;
 pub(crate) use data::{ReadTarget, WriteOrigin};
 pub(crate) use directory::DirectoryEntry;
 pub(crate) use open_files::{DataMode, Opened};
-pub use recount::{Drift, Recounted};
+pub use recount::Recounted;
 
 use crate::backing::{Backing, Child, Stat};
 use crate::fail_point::{self, Stage};

@@ -37,7 +37,6 @@ pub(crate) use takeover::take_over;
 
 use attach::{attach, device_of, remove_dead, unmount_top};
 use mountinfo::{DeviceNumber, MountEntry, MountTable, Propagation};
-pub(crate) use crate::session::Drift;
 pub(crate) use payer::Payer;
 use place::Place;
 use root::BackingRoot;
@@ -510,8 +509,8 @@ impl Mounted {
     }
 
     /// Counts it now; takes seconds for a million files.
-    pub(crate) fn recount(&self, drift: Drift) -> Result<Recounted, String> {
-        self.session.recount(drift)
+    pub(crate) fn recount(&self) -> Result<Recounted, String> {
+        self.session.recount()
     }
 
     /// Returns its superblock's number.

@@ -18,7 +18,7 @@ use wsguard_api::{Coherence, DataPath};
 use crate::backing::Backing;
 use crate::fs::GuardFs;
 pub(crate) use crate::fs::Seat;
-pub use crate::fs::{Accounting, Drift, OwnershipPolicy, Recounted};
+pub use crate::fs::{Accounting, OwnershipPolicy, Recounted};
 use crate::fuse::connection;
 use crate::quota::{Account, HostSpace};
 use crate::state::Found;
@@ -210,9 +210,9 @@ impl Session {
     ///
     /// # Errors
     /// Why it cannot be counted, as a sentence.
-    pub fn recount(&self, drift: Drift) -> Result<Recounted, String> {
+    pub fn recount(&self) -> Result<Recounted, String> {
         let books = self.books.get().ok_or("nothing is counted in this workspace")?;
-        books.recount(drift)
+        books.recount()
     }
 
     /// Returns what the last recount found.

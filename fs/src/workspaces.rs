@@ -18,4 +18,4 @@ mod unmounting;
 
 pub(crate) use driver::Driver;
 pub(crate) use jobs::{AfterUnmount, Job, Jobs, Reply, stopping_error};
-pub(crate) use registry::{Place, Registry, Viewer};
+pub(crate) use registry::{Guard, Place, Registry, Viewer};

@@ -423,3 +423,22 @@ fn a_pool_has_one_limit_and_a_forgotten_workspace_none() {
     assert_eq!(audit.items[0].uid, None);
     assert_eq!(audit.items[0].reason.as_deref(), Some("the workspace was forgotten"));
 }
+
+#[test]
+fn check_counts_a_mounted_workspace_and_finds_no_difference() {
+    require!(fuse);
+    let ground = Ground::new("");
+    fs::write(ground.dir.join("file"), vec![7; 10_000]).unwrap();
+    let output = ground.quota_as(OWNER, &[], &["check", "bert", "--json"]).expect_code(0);
+    let report: Value = serde_json::from_str(&output.stdout).unwrap();
+    let item = &report["items"][0];
+    assert_eq!((&item["drift_bytes"], &item["drift_inodes"]), (&Value::from(0), &Value::from(0)));
+    // The directory itself and the file in it.
+    assert_eq!(
+        (&item["counted"]["bytes"], &item["counted"]["inodes"]),
+        (&Value::from(12_288), &Value::from(2))
+    );
+    ground.quota_as(OWNER + 1, &[], &["check", "bert"]).expect_code(3);
+    ground.daemon.command().arg("umount").arg(&ground.dir).ok();
+    ground.quota(&["check", "bert"]).expect_code(4);
+}

@@ -76,6 +76,7 @@ pub enum QuotaCommand {
     Simulate(simulate::SimulateArgs),
     Apply(apply::ApplyArgs),
     Import(import::ImportArgs),
+    Check(check::CheckArgs),
     Audit(audit::AuditArgs),
 }
 
@@ -97,6 +98,7 @@ pub fn run(args: &QuotaArgs, settings: &Settings, printer: &mut Printer) -> Resu
         QuotaCommand::Simulate(args) => simulate::run(args, settings, printer),
         QuotaCommand::Apply(args) => apply::run(args, settings, printer),
         QuotaCommand::Import(args) => import::run(args, printer),
+        QuotaCommand::Check(args) => check::run(args, settings, printer),
         QuotaCommand::Audit(args) => audit::run(args, settings, printer),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::Router;
@@ -12,13 +13,12 @@ use axum::routing::{get, post};
 use jiff::Timestamp;
 use serde::Deserialize;
 use wsguard_api::{
-    ApiError, AuditList, CheckReport, CheckRequest, ErrorCode, Explanation, PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest,
-    SCHEMA_VERSION, Usage,
+    ApiError, AuditList, CheckReport, CheckRequest, ErrorCode, Explanation, PolicyDocument, QuotaPlan,
+    QuotaReport, QuotaRequest, SCHEMA_VERSION, Usage,
 };
 
 use super::routes::{Answer, Caller, Context, Shared, ask, parse};
-use crate::mounting::Drift;
-use crate::workspaces::Job;
+use crate::workspaces::{Guard, Job};
 
 /// Largest request body, bytes: a policy of 20,000 users.
 const BODY_LIMIT: usize = 4 << 20;
@@ -95,39 +95,6 @@ async fn get_explanation(
     Ok(Json(shared.registry.quota().explain(&path, &id, &projects, Timestamp::now())?))
 }
 
-/// Everybody may have their own counted; only administrators have counters corrected that are not estimated.
-async fn post_check(
-    State(shared): Context,
-    ConnectInfo(peer): Caller,
-    body: Result<Bytes, BytesRejection>,
-) -> Answer<CheckReport> {
-    let group = shared.facts.admin_group();
-    let request: CheckRequest = parse(body, BODY_LIMIT)?;
-    let viewer = peer.quota_viewer(admins(group))?;
-    if request.repair {
-        peer.require_quota_admin(admins(group), group)?;
-    }
-    let (id, name, mounted) = shared.registry.find_guard(&request.workspace, viewer)?;
-    let drift = if request.repair { Drift::Corrected } else { Drift::Told };
-    // Its own thread: it takes seconds for a million files.
-    let found = tokio::task::spawn_blocking(move || mounted.recount(drift)).await;
-    let found = match found {
-        Ok(found) => found.map_err(|reason| {
-            ApiError::new(ErrorCode::Internal, format!("{name} cannot be counted: {reason}"))
-        })?,
-        Err(_) => return Err(ApiError::new(ErrorCode::Internal, "the count panicked").into()),
-    };
-    Ok(Json(CheckReport {
-        schema: SCHEMA_VERSION,
-        id,
-        name,
-        counted: Usage { bytes: found.bytes, inodes: found.inodes },
-        drift_bytes: found.drift_bytes,
-        drift_inodes: found.drift_inodes,
-        repaired: found.is_corrected && (found.drift_bytes, found.drift_inodes) != (0, 0),
-    }))
-}
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct AuditQuery {
@@ -145,6 +112,40 @@ async fn get_audit(
     let most = query.limit.unwrap_or(AUDIT_DEFAULT).min(AUDIT_MOST);
     let items = ask(&shared.jobs, |reply| Job::QuotaAudit(most, reply)).await?;
     Ok(Json(AuditList { schema: SCHEMA_VERSION, items }))
+}
+
+async fn post_check(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<CheckReport> {
+    let viewer = peer.quota_viewer(admins(shared.facts.admin_group()))?;
+    let request: CheckRequest = parse(body, BODY_LIMIT)?;
+    let Guard { id, name, mounted } = shared.registry.guard(&request.workspace, viewer)?;
+    let started = Instant::now();
+    // Its own thread: a million files take seconds, and other requests must not wait.
+    let counted = tokio::task::spawn_blocking(move || mounted.recount()).await;
+    let found = match counted {
+        Ok(Ok(found)) => found,
+        Ok(Err(reason)) => {
+            let message = format!("cannot count {name}: {reason}");
+            return Err(ApiError::new(ErrorCode::Unavailable, message)
+                .with_hint("see the daemon's log")
+                .into());
+        }
+        Err(_) => {
+            return Err(ApiError::new(ErrorCode::Internal, format!("the count of {name} panicked")).into());
+        }
+    };
+    Ok(Json(CheckReport {
+        schema: SCHEMA_VERSION,
+        id,
+        name,
+        counted: Usage { bytes: found.bytes, inodes: found.inodes },
+        drift_bytes: found.drift_bytes,
+        drift_inodes: found.drift_inodes,
+        elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    }))
 }
 
 fn wrong_query(error: QueryRejection) -> ApiError {

@@ -40,17 +40,6 @@ pub struct Recounted {
     pub drift_bytes: i64,
     /// The same for inodes.
     pub drift_inodes: i64,
-    /// The counters were corrected by that.
-    pub is_corrected: bool,
-}
-
-/// What becomes of the difference that a recount finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Drift {
-    /// It is corrected.
-    Corrected,
-    /// It is only told. Numbers that are estimated are corrected all the same: they are meant to be.
-    Told,
 }
 
 /// A recount under way.
@@ -115,7 +104,6 @@ impl GuardFs {
     /// What the backing filesystem says when a directory cannot be read; the counters are untouched then.
     pub(crate) fn recount(
         &self,
-        drift: Drift,
         stop: &AtomicBool,
     ) -> Result<Option<Recounted>, Errno> {
         let Some(charging) = &self.charging else { return Ok(None) };
@@ -136,7 +124,7 @@ impl GuardFs {
         }
         let mut published = None;
         for _ in 0..ATTEMPTS {
-            published = charging.while_names_rest(PATIENCE, || Self::publish(charging, &recount, drift));
+            published = charging.while_names_rest(PATIENCE, || Self::publish(charging, &recount));
             if published.is_some() || stop.load(Ordering::Relaxed) {
                 break;
             }
@@ -148,7 +136,7 @@ impl GuardFs {
         }
     }
 
-    fn publish(charging: &Charging, recount: &Recount, drift: Drift) -> Recounted {
+    fn publish(charging: &Charging, recount: &Recount) -> Recounted {
         let shards: Vec<_> = recount.shards.iter().map(Mutex::lock).collect();
         let (mut bytes, mut inodes) = (0_u64, 0_u64);
         for counted in shards.iter().flat_map(|shard| shard.values()) {
@@ -159,14 +147,11 @@ impl GuardFs {
         let less = |counted: u64, booked: u64| counted.cast_signed().wrapping_sub(booked.cast_signed());
         let drift_bytes = less(bytes, account.used_bytes());
         let drift_inodes = less(inodes, account.used_inodes());
-        let is_corrected = drift == Drift::Corrected || account.is_estimated();
-        if is_corrected {
-            account.correct(drift_bytes, drift_inodes);
-            account.set_estimated(false);
-        }
+        account.correct(drift_bytes, drift_inodes);
+        account.set_estimated(false);
         // Before the locks go: what is booked from now on is a difference to what was counted.
         charging.recount.store(None);
-        Recounted { bytes, inodes, drift_bytes, drift_inodes, is_corrected }
+        Recounted { bytes, inodes, drift_bytes, drift_inodes }
     }
 
     /// Enters every file that is open without a name.

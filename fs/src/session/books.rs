@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use parking_lot::{Condvar, Mutex};
 
-use crate::fs::{Drift, GuardFs, Recounted};
+use crate::fs::{GuardFs, Recounted};
 use crate::sys::priority;
 
 /// How often closed files are looked at again.
@@ -43,8 +43,6 @@ struct Desk {
     /// Recounts asked for and recounts that were finished since the start.
     asked: u64,
     answered: u64,
-    /// Somebody who asked wants differences only told.
-    is_only_told: bool,
     last: Option<LastRecount>,
     /// Why the last one failed.
     failure: Option<String>,
@@ -94,10 +92,9 @@ impl Books {
     ///
     /// # Errors
     /// Why it cannot be counted, as a sentence; also when the session ends meanwhile.
-    pub(super) fn recount(&self, drift: Drift) -> Result<Recounted, String> {
+    pub(super) fn recount(&self) -> Result<Recounted, String> {
         let mut desk = self.shared.desk.lock();
         desk.asked += 1;
-        desk.is_only_told = drift == Drift::Told;
         let mine = desk.asked;
         self.shared.changed.notify_all();
         while desk.answered < mine {
@@ -195,12 +192,7 @@ impl BookKeeper {
         self.edited_at = None;
         // Those that come from now on may be missed by the walk.
         self.seen_edits = self.fs.foreign_edits();
-        let drift = if std::mem::take(&mut self.shared.desk.lock().is_only_told) {
-            Drift::Told
-        } else {
-            Drift::Corrected
-        };
-        let result = self.fs.recount(drift, &self.shared.stop);
+        let result = self.fs.recount(&self.shared.stop);
         let took = begun.elapsed();
         let mut desk = self.shared.desk.lock();
         self.rest_until = Instant::now() + REST.max(took * REST_FACTOR);

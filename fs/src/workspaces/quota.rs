@@ -93,7 +93,8 @@ impl Driver {
     /// Stores what was noted. Without it, the next mounts assume more than there is until they are counted.
     pub(super) fn store_final_usage(&mut self) {
         let clean = std::mem::take(&mut self.quota.clean);
-        let rows: Vec<(&str, Counters)> = clean.iter().map(|(id, counters)| (id.as_str(), *counters)).collect();
+        let rows: Vec<(&str, Counters)> =
+            clean.iter().map(|(id, counters)| (id.as_str(), *counters)).collect();
         if let (Some(keeper), false) = (&self.quota.keeper, rows.is_empty())
             && let Err(error) = keeper.store(&rows)
         {

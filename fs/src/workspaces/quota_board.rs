@@ -318,6 +318,7 @@ impl Look<'_> {
             owner_uid,
             group,
             dir: project.map(|project| project.dir.clone()),
+            is_mounted: project.is_some_and(|project| project.is_mounted),
             used: None,
             reserved: Usage::default(),
             bytes_hard: resolved.raised(resolved.limits.bytes_hard, self.now, |boost| boost.bytes),

@@ -97,6 +97,14 @@ struct Contents {
     roots: Vec<String>,
 }
 
+/// A mounted workspace.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) mounted: Arc<Mounted>,
+}
+
 /// Every registered workspace, readable by all threads. Nothing slow happens under its lock.
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -202,33 +210,6 @@ impl Registry {
             .with_hint("see `wsguard ls`"))
     }
 
-    /// Returns id, name and guard of a mounted workspace, if `viewer` sees it.
-    ///
-    /// # Errors
-    /// `NotFound` if there is none of that id or name, `Conflict` if it is not mounted.
-    pub(crate) fn find_guard(
-        &self,
-        id_or_name: &str,
-        viewer: Viewer,
-    ) -> Result<(String, String, Arc<Mounted>), ApiError> {
-        let contents = self.contents.lock();
-        let is_it = |entry: &&Entry| {
-            (entry.record.id == id_or_name || entry.record.name == id_or_name)
-                && viewer.sees(entry.record.owner_uid)
-        };
-        let entry = contents.entries.values().find(is_it).ok_or_else(|| unknown(id_or_name))?;
-        match &entry.standing {
-            Standing::Mounted(mounted) => {
-                Ok((entry.record.id.clone(), entry.record.name.clone(), Arc::clone(mounted)))
-            }
-            Standing::Unmounted | Standing::Dead(_) | Standing::Failed(_) => Err(ApiError::new(
-                ErrorCode::Conflict,
-                format!("{} is not mounted", entry.record.name),
-            )
-            .with_hint("see `wsguard ls`; `wsguard mount DIR` guards it")),
-        }
-    }
-
     /// Returns the registered workspace, mounted or not, that `path` lies in, if `viewer` sees it. Nothing is looked
     /// up in the filesystem.
     pub(crate) fn place_of(&self, path: &Path, viewer: Viewer) -> Result<Place, ApiError> {
@@ -303,6 +284,23 @@ impl Registry {
         match &self.contents.lock().entries.get(id)?.standing {
             Standing::Mounted(mounted) => Some(Arc::clone(mounted)),
             Standing::Unmounted | Standing::Dead(_) | Standing::Failed(_) => None,
+        }
+    }
+
+    /// Returns the guard of the mounted workspace with that id or name, with id and name, if `viewer` sees it.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none, `Conflict` if it is not mounted.
+    pub(crate) fn guard(&self, id_or_name: &str, viewer: Viewer) -> Result<Guard, ApiError> {
+        let id = self.resolve(id_or_name)?;
+        let record = self.record(&id)?;
+        if !viewer.sees(record.owner_uid) {
+            return Err(unknown(id_or_name));
+        }
+        match self.mounted(&id) {
+            Some(mounted) => Ok(Guard { id, name: record.name, mounted }),
+            None => Err(ApiError::new(ErrorCode::Conflict, format!("{} is not mounted", record.name))
+                .with_hint("it is counted when it is mounted")),
         }
     }
 

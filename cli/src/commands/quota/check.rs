@@ -1,109 +1,116 @@
-//! `wsguard quota check`: do the counters say what the files come to?
+//! `wsguard quota check`: whether the counters are right.
 
 use std::time::Duration;
 
 use clap::Args;
-use wsguard_api::{CheckReport, CheckRequest, ErrorCode, ScopeRef};
+use wsguard_api::{CheckReport, CheckRequest, ScopeRef};
 
-use super::STATUSES;
 use super::subject::Directory;
 use crate::client::Client;
+use crate::commands::Versioned;
 use crate::error::{CliError, ExitStatus};
 use crate::help;
-use crate::output::{Format, Printer, bytes, printable};
+use crate::output::{Cell, Column, Format, Printer, Table, Tone, View, bytes, elapsed_ms};
 use crate::settings::Settings;
 
-/// Count a workspace again and compare with what is charged
+/// How long counting one workspace may take.
+const CHECK_LIMIT: Duration = Duration::from_secs(3_600);
+
+/// Count a workspace anew and compare
 ///
-/// Every file is looked at, while work in the workspace goes on. The numbers have to agree to the byte; if they do not,
-/// --repair corrects what is charged. (The daemon counts by itself at each mount, after a crash, and after edits that
-/// went past it.)
+/// Counting corrects the counters, while programs go on writing. A difference is a defect, or comes from edits past the
+/// guard that have not been seen yet: without --repair it ends with exit code 10.
 #[derive(Debug, Args)]
 #[command(after_help = help::sections(
     &[
-        ("wsguard quota check .", "The workspace you are in"),
-        ("sudo wsguard quota check bert --repair", "Correct what is charged"),
+        ("wsguard quota check ~/workspace/bert", "One workspace"),
+        ("sudo wsguard quota check --repair", "All that are mounted; a difference is no failure"),
     ],
-    &STATUSES,
+    &[
+        ExitStatus::Success,
+        ExitStatus::Failure,
+        ExitStatus::Usage,
+        ExitStatus::NotFound,
+        ExitStatus::Conflict,
+        ExitStatus::Unavailable,
+        ExitStatus::TimedOut,
+        ExitStatus::Permission,
+        ExitStatus::Verification,
+    ],
 ))]
 pub struct CheckArgs {
-    /// A workspace by name, or a directory in one
-    #[arg(value_name = "WORKSPACE", default_value = ".")]
-    pub workspace: String,
-    /// Correct what is charged if it is wrong
+    /// Workspace, by name or directory; all that are mounted and that you may see if none is named
+    #[arg(value_name = "WORKSPACE")]
+    pub workspace: Option<String>,
+    /// A difference is what you came to have corrected: end with success
     #[arg(long)]
     pub repair: bool,
-    /// Give up after this long; the daemon goes on counting
-    #[arg(long, value_name = "SECONDS", default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub timeout: u64,
 }
 
-/// Has it counted.
+/// What was counted.
+#[derive(Debug, serde::Serialize)]
+struct Checked {
+    items: Vec<CheckReport>,
+}
+
+/// Counts and compares.
 ///
 /// # Errors
-/// Fails if the workspace is not mounted or its files cannot be read. A difference that was only found is
-/// [`ExitStatus::Verification`].
+/// Fails if a workspace is not mounted or cannot be counted.
 pub(super) fn run(
     args: &CheckArgs,
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<ExitStatus, CliError> {
-    let client = Client::new(settings.socket()?)?.with_limit(Duration::from_secs(args.timeout));
-    let wanted = Directory::read(&client)?.scope(&args.workspace)?;
-    let ScopeRef::Project { id: workspace } = wanted else {
-        let message = format!("{} is not a workspace", printable(&args.workspace));
-        return Err(CliError::new(ErrorCode::InvalidRequest, message)
-            .with_hint("only a workspace can be counted: name one, or a directory in one"));
+    let client = Client::new(settings.socket()?)?.with_limit(CHECK_LIMIT);
+    let directory = Directory::read(&client)?;
+    let ids = match &args.workspace {
+        Some(name) => vec![directory.workspace(name)?],
+        None => mounted(&directory),
     };
-    let report = client.quota_check(&CheckRequest { workspace, repair: args.repair })?;
+    let count = |id: String| client.quota_check(&CheckRequest { workspace: id });
+    let items = ids.into_iter().map(count).collect::<Result<Vec<CheckReport>, CliError>>()?;
+    let has_drift = items.iter().any(|report| (report.drift_bytes, report.drift_inodes) != (0, 0));
+    let view = printer.view();
     match printer.format() {
-        Format::Json => printer.json(&report)?,
-        Format::Text => printer.data(&text(&report))?,
+        Format::Json => printer.json(&Versioned::new(&Checked { items }))?,
+        Format::Text => printer.data(&table(&items, &view))?,
     }
-    let is_wrong = (report.drift_bytes, report.drift_inodes) != (0, 0) && !report.repaired;
-    Ok(if is_wrong { ExitStatus::Verification } else { ExitStatus::Success })
+    Ok(if has_drift && !args.repair { ExitStatus::Verification } else { ExitStatus::Success })
 }
 
-fn text(report: &CheckReport) -> String {
-    let name = printable(&report.name);
-    let counted = format!("{} in {} inodes", bytes(report.counted.bytes), report.counted.inodes);
-    if (report.drift_bytes, report.drift_inodes) == (0, 0) {
-        return format!("{name}: {counted}, as charged\n");
-    }
-    let sign = |number: i64| if number < 0 { "less" } else { "more" };
-    let wrong = format!(
-        "{name}: {counted}, {} bytes {} and {} inodes {} than charged\n",
-        report.drift_bytes.unsigned_abs(),
-        sign(report.drift_bytes),
-        report.drift_inodes.unsigned_abs(),
-        sign(report.drift_inodes),
-    );
-    let hint = if report.repaired { "corrected\n" } else { "--repair corrects what is charged\n" };
-    wrong + hint
-}
-
-#[cfg(test)]
-mod tests {
-    use wsguard_api::Usage;
-
-    use super::*;
-
-    fn report(drift_bytes: i64, repaired: bool) -> CheckReport {
-        CheckReport {
-            schema: 1,
-            id: "w1".to_owned(),
-            name: "bert".to_owned(),
-            counted: Usage { bytes: 8192, inodes: 3 },
-            drift_bytes,
-            drift_inodes: 0,
-            repaired,
+fn mounted(directory: &Directory<'_>) -> Vec<String> {
+    let id_of = |row: &wsguard_api::QuotaRow| match &row.scope {
+        ScopeRef::Project { id } if row.is_mounted => Some(id.clone()),
+        ScopeRef::Project { .. } | ScopeRef::Pool { .. } | ScopeRef::Group { .. } | ScopeRef::User { .. } => {
+            None
         }
-    }
+    };
+    directory.report.items.iter().filter_map(id_of).collect()
+}
 
-    #[test]
-    fn agreement_and_difference_are_told_apart() {
-        assert_eq!(text(&report(0, false)), "bert: 8.0 KiB in 3 inodes, as charged\n");
-        assert!(text(&report(-4096, false)).contains("4096 bytes less and 0 inodes more than charged\n--repair"));
-        assert!(text(&report(4096, true)).ends_with("corrected\n"));
+fn table(items: &[CheckReport], view: &View) -> String {
+    let mut table = Table::new([
+        Column::Fixed("WORKSPACE"),
+        Column::Number("BYTES"),
+        Column::Number("OFF BY"),
+        Column::Number("INODES"),
+        Column::Number("OFF BY"),
+        Column::Number("TOOK"),
+    ]);
+    for report in items {
+        let drift = |drift: i64| match drift {
+            0 => Cell::toned("0", Tone::Good),
+            drift => Cell::toned(format!("{drift:+}"), Tone::Bad),
+        };
+        table.row([
+            Cell::new(&report.name),
+            Cell::new(bytes(report.counted.bytes)),
+            drift(report.drift_bytes),
+            Cell::new(report.counted.inodes.to_string()),
+            drift(report.drift_inodes),
+            Cell::new(elapsed_ms(report.elapsed_ms)),
+        ]);
     }
+    table.render(view.width)
 }

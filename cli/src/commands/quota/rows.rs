@@ -127,6 +127,7 @@ pub(super) mod tests {
             owner_uid: Some(1000),
             group: None,
             dir: None,
+            is_mounted: false,
             used: Some(Usage { bytes: used, inodes: 12 }),
             reserved: Usage::default(),
             limits: Limits::default(),

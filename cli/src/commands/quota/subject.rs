@@ -85,6 +85,11 @@ impl<'a> Directory<'a> {
         })
     }
 
+    /// Returns the id of a workspace, named by name, id or directory.
+    pub(super) fn workspace(&self, name: &str) -> Result<String, CliError> {
+        self.named_project(name.strip_prefix("project:").unwrap_or(name))
+    }
+
     fn find_user(&self, name: &str) -> Option<u32> {
         let owns = |uid: &u32| self.report.items.iter().any(|row| row.owner_uid == Some(*uid));
         self.users.uid(name).or_else(|| name.parse().ok().filter(owns))

@@ -40,6 +40,8 @@ pub struct QuotaRow {
     pub group: Option<String>,
     /// The directory of a project.
     pub dir: Option<PathBuf>,
+    /// A project that is mounted at this moment.
+    pub is_mounted: bool,
     /// What is used; absent if nothing is known.
     pub used: Option<Usage>,
     /// Reserved for operations under way and for open sparse files.
@@ -164,15 +166,12 @@ pub struct AuditList {
     pub items: Vec<AuditEntry>,
 }
 
-/// Asks for a recount of one workspace.
+/// Asks for a recount of one workspace, which also corrects its counters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckRequest {
-    /// Its id or name.
+    /// Its id or name; it has to be mounted.
     pub workspace: String,
-    /// Also corrects the counters.
-    #[serde(default)]
-    pub repair: bool,
 }
 
 /// What a recount found.
@@ -190,6 +189,6 @@ pub struct CheckReport {
     pub drift_bytes: i64,
     /// Counted less what the counters said, inodes.
     pub drift_inodes: i64,
-    /// The counters were corrected.
-    pub repaired: bool,
+    /// How long it took, milliseconds.
+    pub elapsed_ms: u64,
 }
