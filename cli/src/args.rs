@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 
-use crate::commands::{clean, completion, daemon, doctor, ls, mount, status, sync, umount, usage};
+use crate::commands::{
+    clean, completion, daemon, doctor, events, log, ls, mount, status, sync, top, umount, usage,
+};
 use crate::env_vars;
 use crate::error::ExitStatus;
 use crate::help;
@@ -69,6 +71,9 @@ pub enum Command {
     Status(status::StatusArgs),
     Usage(usage::UsageArgs),
     Clean(clean::CleanArgs),
+    Log(log::LogArgs),
+    Top(top::TopArgs),
+    Events(events::EventsArgs),
     Sync(sync::SyncArgs),
     Doctor(doctor::DoctorArgs),
     Daemon(daemon::DaemonArgs),

@@ -14,8 +14,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use wsguard_api::{
-    API_PREFIX, ApiError, CleanPlan, DaemonStatus, ErrorCode, ForecastReport, MountAllReport, MountRequest,
-    SyncReport, SyncRequest, UmountReport, UsageReport, Workspace, WorkspaceList,
+    API_PREFIX, ApiError, CleanPlan, DaemonStatus, ErrorCode, EventList, ForecastReport, LogReport,
+    LogRequest, MountAllReport, MountRequest, SyncReport, SyncRequest, TopReport, UmountReport, UsageReport,
+    Workspace, WorkspaceList,
 };
 
 use crate::error::CliError;
@@ -143,6 +144,38 @@ impl Client {
     pub fn clean_plan(&self, path: &Path) -> Result<CleanPlan, CliError> {
         let path = percent_encoded(&path.to_string_lossy());
         self.get(&format!("/usage/clean?path={path}"))
+    }
+
+    /// Asks what happened to files.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn log(&self, request: &LogRequest) -> Result<LogReport, CliError> {
+        self.post("/log", Some(request))
+    }
+
+    /// Asks who writes at this moment.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn top(&self) -> Result<TopReport, CliError> {
+        self.get("/top")
+    }
+
+    /// Asks for the newest events.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn last_events(&self, count: u32) -> Result<EventList, CliError> {
+        self.get(&format!("/events?last={count}"))
+    }
+
+    /// Asks for the events after one, waiting for the first at most so long.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn events_after(&self, after: u64, wait_seconds: u64) -> Result<EventList, CliError> {
+        self.get(&format!("/events?after={after}&wait_seconds={wait_seconds}"))
     }
 
     /// Has everything below a path written to disk.

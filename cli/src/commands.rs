@@ -4,12 +4,15 @@ pub mod clean;
 pub mod completion;
 pub mod daemon;
 pub mod doctor;
+pub mod events;
+pub mod log;
 pub mod ls;
 pub mod mount;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod status;
 pub mod sync;
+pub mod top;
 pub mod umount;
 pub mod usage;
 mod workspace_rows;
@@ -34,6 +37,9 @@ pub fn run(command: &Command, settings: &Settings, printer: &mut Printer) -> Res
         Command::Status(args) => status::run(args, settings, printer),
         Command::Usage(args) => usage::run(args, settings, printer),
         Command::Clean(args) => clean::run(args, settings, printer),
+        Command::Log(args) => log::run(args, settings, printer),
+        Command::Top(args) => top::run(args, settings, printer),
+        Command::Events(args) => events::run(args, settings, printer),
         Command::Sync(args) => sync::run(args, settings, printer),
         Command::Doctor(args) => doctor::run(args, settings, printer),
         Command::Daemon(args) => daemon::run(args, settings),

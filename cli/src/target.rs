@@ -52,6 +52,33 @@ pub fn beside_mount(path: &Path) -> Result<PathBuf, CliError> {
     }
 }
 
+/// Returns a path that may be gone: links are resolved in as much of it as exists, except that a link to something
+/// other than a directory is itself.
+///
+/// # Errors
+/// Says whether the path has `..` in the part that does not exist, or cannot be reached.
+pub fn maybe_missing(path: &Path) -> Result<PathBuf, CliError> {
+    if let Ok(resolved) = fs::canonicalize(path)
+        && resolved.is_dir()
+    {
+        return utf8(resolved);
+    }
+    let absolute = std::path::absolute(path).map_err(|source| unreachable(path, &source))?;
+    let mut missing = Vec::new();
+    let mut there = absolute.as_path();
+    while let (Some(parent), Some(name)) = (there.parent(), there.file_name()) {
+        missing.push(name);
+        there = parent;
+        if let Ok(mut resolved) = fs::canonicalize(there) {
+            resolved.extend(missing.iter().rev());
+            return utf8(resolved);
+        }
+    }
+    // `file_name` ends at `..`: what it means depends on what is not there.
+    Err(CliError::new(ErrorCode::NotFound, format!("{} cannot be found", path.display()))
+        .with_hint("give the path without .."))
+}
+
 fn is_dead_mount(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error())
 }
@@ -133,6 +160,22 @@ mod tests {
         assert_eq!(beside_mount(&root.join("gone")).unwrap(), root.join("gone"));
         assert_eq!(beside_mount(&root.join("no/gone")).unwrap_err().code(), ErrorCode::NotFound);
         assert_eq!(beside_mount(Path::new("/")).unwrap(), Path::new("/"));
+    }
+
+    #[test]
+    fn a_path_that_is_gone_is_resolved_as_far_as_it_exists() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir(root.join("real")).unwrap();
+        fs::write(root.join("real/file"), "x").unwrap();
+        symlink(root.join("real"), root.join("link")).unwrap();
+        symlink("file", root.join("real/to-file")).unwrap();
+        let resolved = |path: &str| maybe_missing(&root.join(path)).unwrap();
+        assert_eq!(resolved("link"), root.join("real"));
+        assert_eq!(resolved("link/gone/deeper"), root.join("real/gone/deeper"));
+        assert_eq!(resolved("link/to-file"), root.join("real/to-file"), "the link itself");
+        assert_eq!(resolved("link/../real"), root.join("real"));
+        assert_eq!(maybe_missing(&root.join("gone/../real")).unwrap_err().code(), ErrorCode::NotFound);
     }
 
     #[test]

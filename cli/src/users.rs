@@ -37,6 +37,11 @@ impl Users {
         self.names.get(&uid).cloned().unwrap_or_else(|| uid.to_string())
     }
 
+    /// Returns the uid of a name.
+    pub fn uid(&self, name: &str) -> Option<u32> {
+        self.names.iter().find(|(_, known)| *known == name).map(|(uid, _)| *uid)
+    }
+
     /// Returns name and number: `alice (1000)`, or `uid 1000` where there is no name.
     pub fn full(&self, uid: u32) -> String {
         match self.names.get(&uid) {
@@ -55,6 +60,7 @@ mod tests {
         let users = Users::parse("root:x:0:0:root:/root:/bin/sh\nbroken\nalice:x:1000:1000::/home/alice:\n");
         assert_eq!(users.full(1000), "alice (1000)");
         assert_eq!(users.name(0), "root");
+        assert_eq!((users.uid("alice"), users.uid("bob")), (Some(1000), None));
         assert_eq!(users.full(7), "uid 7");
     }
 }

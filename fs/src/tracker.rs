@@ -242,3 +242,6 @@ impl Wake {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

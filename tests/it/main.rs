@@ -34,6 +34,8 @@ mod starting;
 #[cfg(test)]
 mod suites;
 #[cfg(test)]
+mod tracking;
+#[cfg(test)]
 mod tree;
 #[cfg(test)]
 mod usage;

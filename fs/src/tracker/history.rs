@@ -92,13 +92,16 @@ pub(crate) struct Gap {
     pub(crate) reason: String,
 }
 
+/// Row numbers of who did something: uid, pid and, if it is known, process.
+type ProcessIds = HashMap<(u32, u32, Option<Arc<Process>>), i64, FxBuildHasher>;
+
 /// The file to which the recorder writes.
 #[derive(Debug)]
 pub(super) struct History {
     path: PathBuf,
     connection: Connection,
     directories: HashMap<Vec<u8>, i64, FxBuildHasher>,
-    processes: HashMap<(u32, u32, Option<Arc<Process>>), i64, FxBuildHasher>,
+    processes: ProcessIds,
 }
 
 /// What opening found.
@@ -229,11 +232,7 @@ impl History {
     }
 }
 
-fn process_id(
-    transaction: &Transaction<'_>,
-    known: &mut HashMap<(u32, u32, Option<Arc<Process>>), i64, FxBuildHasher>,
-    row: &Row,
-) -> rusqlite::Result<i64> {
+fn process_id(transaction: &Transaction<'_>, known: &mut ProcessIds, row: &Row) -> rusqlite::Result<i64> {
     let pid = row.process.as_ref().map_or(row.pid, |process| process.pid);
     let key = (row.uid, pid, row.process.clone());
     if let Some(id) = known.get(&key) {

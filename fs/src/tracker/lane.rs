@@ -36,7 +36,7 @@ pub(super) struct Lane {
     pub(super) tracker: Arc<Tracker>,
     options: HistoryOptions,
     places: Places,
-    /// Waits to be stored: what open files have written since.
+    /// Waits to be stored: what open files have written.
     live: Vec<Row>,
     gaps: Vec<Gap>,
     history: Option<History>,
@@ -46,6 +46,8 @@ pub(super) struct Lane {
     retry_at: Option<Instant>,
     /// Time of the last record that was taken out of the queue.
     last_us: Option<i64>,
+    /// Records that the last look found lost.
+    dropped: u64,
     unstored: Unstored,
 }
 
@@ -63,6 +65,15 @@ pub(crate) struct HistoryOptions {
     pub(crate) directory: std::path::PathBuf,
     /// How large and old they may get.
     pub(crate) bounds: Bounds,
+}
+
+/// What [`Lane::drain`] looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// What has happened.
+    QueueOnly,
+    /// And what goes on.
+    OpenFilesToo,
 }
 
 /// What one look at the queue brought.
@@ -88,6 +99,7 @@ impl Lane {
             pruned: None,
             retry_at: None,
             last_us: None,
+            dropped: 0,
             unstored: Unstored::default(),
         }
     }
@@ -97,16 +109,19 @@ impl Lane {
         Arc::strong_count(&self.tracker) <= 2 && self.tracker.queue.is_empty() && self.live.is_empty()
     }
 
-    /// Takes what is in the queue, at most so much that others get their turn.
-    pub(super) fn drain(&mut self) -> Drained {
-        let mut records = Vec::new();
-        let mut processes = Vec::new();
-        let mut rows = Vec::new();
+    /// Takes what is in the queue and, if asked to, what open files have written since the last look.
+    pub(super) fn drain(&mut self, look: Look) -> Drained {
+        // Before the queue, so that what created a file is not taken after what was written to it.
+        let written = match look {
+            Look::QueueOnly => Vec::new(),
+            Look::OpenFilesToo => self.fold_open_files(),
+        };
         let mut items = Vec::new();
         while let Some(item) = self.tracker.queue.pop() {
             items.push(item);
         }
         let later_names = later_names(&items);
+        let mut taken: Vec<(Record, Option<Arc<Process>>, Row)> = Vec::new();
         for item in items {
             match item {
                 Item::Located { node, parent, name } => self.places.put(node, parent, name),
@@ -116,59 +131,66 @@ impl Lane {
                     self.note_interruption(reason);
                 }
                 Item::Record(record, process) => {
-                    rows.push(self.row(&record, &later_names, process.clone()));
+                    let row = self.row(&record, &later_names, process.clone());
                     self.places.follow(&record);
-                    records.push(record);
-                    processes.push(process);
+                    taken.push((record, process, row));
                 }
             }
         }
-        let dropped = self.tracker.queue.take_dropped();
-        if dropped > 0 {
-            let now_us = Timestamp::now().as_microsecond();
-            warn!(workspace = self.tracker.workspace(), records = dropped, "records of changes were lost");
-            self.gaps.push(Gap {
-                from_us: self.last_us.unwrap_or(now_us),
-                to_us: now_us,
-                records: Some(dropped),
-                reason: "changes came faster than they could be recorded".to_owned(),
-            });
+        let is_urgent = !taken.is_empty();
+        for (record, process) in written {
+            let row = self.row(&record, &later_names, process.clone());
+            taken.push((record, process, row));
         }
-        if let Some(last) = records.last() {
-            self.last_us = Some(last.at_us);
+        // Stable: what one thread did stays in its order, whatever the clock says.
+        taken.sort_by_key(|(record, ..)| record.at_us);
+        self.note_dropped();
+        let dropped = self.dropped;
+        let mut drained = Drained { records: Vec::new(), processes: Vec::new(), dropped };
+        for (record, process, row) in taken {
+            self.live.push(row);
+            drained.records.push(record);
+            drained.processes.push(process);
         }
-        if !rows.is_empty() || !self.gaps.is_empty() {
-            let mut stored = std::mem::take(&mut self.live);
-            stored.append(&mut rows);
-            self.live_since = None;
-            self.store(folded(stored));
+        self.last_us = drained.records.last().map(|last| last.at_us).or(self.last_us);
+        self.live = folded(std::mem::take(&mut self.live));
+        if !self.live.is_empty() {
+            let since = *self.live_since.get_or_insert_with(Instant::now);
+            if is_urgent || since.elapsed() >= LIVE_INTERVAL {
+                self.store_live();
+            }
+        } else if !self.gaps.is_empty() {
+            self.store(Vec::new());
         }
-        Drained { records, processes, dropped }
+        drained
     }
 
-    /// Takes what open files have written since the last look. It is stored with the next batch, or after a while.
-    pub(super) fn look_at_open_files(&mut self) -> Drained {
-        let none = FxHashMap::default();
-        let (mut records, mut processes) = (Vec::new(), Vec::new());
+    fn fold_open_files(&self) -> Vec<(Record, Option<Arc<Process>>)> {
+        let mut written = Vec::new();
         for tally in self.tracker.tallies.open_now() {
             tally.renew_process();
-            let Some(record) = tally.fold() else { continue };
-            let row = self.row(&record, &none, tally.process());
-            self.live.push(row);
-            records.push(record);
-            processes.push(tally.process());
+            written.extend(tally.fold().map(|record| (record, tally.process())));
         }
-        if !records.is_empty() {
-            self.live = folded(std::mem::take(&mut self.live));
-            self.live_since.get_or_insert_with(Instant::now);
-        }
-        if self.live_since.is_some_and(|since| since.elapsed() >= LIVE_INTERVAL) {
-            self.store_live();
-        }
-        Drained { records, processes, dropped: 0 }
+        written
     }
 
-    /// Stores what open files have written.
+    /// Counts what did not fit into the queue.
+    fn note_dropped(&mut self) {
+        self.dropped = self.tracker.queue.take_dropped();
+        if self.dropped == 0 {
+            return;
+        }
+        let now_us = Timestamp::now().as_microsecond();
+        warn!(workspace = self.tracker.workspace(), records = self.dropped, "records of changes were lost");
+        self.gaps.push(Gap {
+            from_us: self.last_us.unwrap_or(now_us),
+            to_us: now_us,
+            records: Some(self.dropped),
+            reason: "changes came faster than they could be recorded".to_owned(),
+        });
+    }
+
+    /// Stores what waits for it.
     pub(super) fn store_live(&mut self) {
         self.live_since = None;
         let live = std::mem::take(&mut self.live);

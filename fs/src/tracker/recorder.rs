@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::{Condvar, Mutex};
 use tracing::{error, info, warn};
 
-use super::lane::{Drained, HistoryOptions, Lane};
+use super::lane::{HistoryOptions, Lane, Look};
 use super::process::Processes;
 use super::top::{Activity, Meters};
 use super::{Tracker, Wake};
@@ -47,6 +47,12 @@ struct Rounds {
     asked: u64,
     done: u64,
     is_over: bool,
+}
+
+impl Rounds {
+    fn is_asked(&self) -> bool {
+        self.done < self.asked
+    }
 }
 
 impl std::fmt::Debug for Recorder {
@@ -152,14 +158,17 @@ impl Shared {
             let asked = self.rounds.lock().asked;
             self.adopt(&mut watched);
             let elapsed = last_look.elapsed();
-            if self.rounds.lock().done < asked {
-                self.store_everything(&mut watched);
+            let is_asked = self.rounds.lock().is_asked();
+            let is_due = elapsed >= LOOK_INTERVAL;
+            let look = if is_due || is_asked || is_stopping { Look::OpenFilesToo } else { Look::QueueOnly };
+            let had_records = self.drain(&mut watched, look);
+            if is_asked {
+                watched.values_mut().for_each(|watched| watched.lane.store_live());
             }
-            if elapsed >= LOOK_INTERVAL {
-                self.look(&mut watched, elapsed);
+            if is_due {
+                self.picture(&mut watched, elapsed);
                 last_look = Instant::now();
             }
-            let had_records = self.drain(&mut watched);
             self.release(&mut watched);
             {
                 let mut rounds = self.rounds.lock();
@@ -167,7 +176,6 @@ impl Shared {
                 self.round_ended.notify_all();
             }
             if is_stopping {
-                self.store_everything(&mut watched);
                 watched.values_mut().for_each(|watched| watched.lane.close());
                 return;
             }
@@ -186,37 +194,26 @@ impl Shared {
     }
 
     /// Takes all queues; tells whether there was anything.
-    fn drain(&self, watched: &mut BTreeMap<String, Watched>) -> bool {
+    fn drain(&self, watched: &mut BTreeMap<String, Watched>, look: Look) -> bool {
         let mut had_records = false;
         for Watched { lane, meters } in watched.values_mut() {
-            let drained = lane.drain();
+            let drained = lane.drain(look);
             had_records |= !drained.records.is_empty();
-            take_in(lane, meters, &drained);
+            meters.count(&drained.records, &drained.processes);
+            lane.tracker.tell(&drained.records, drained.dropped);
         }
         had_records
     }
 
-    /// Stores also what open files have written up to now.
-    fn store_everything(&self, watched: &mut BTreeMap<String, Watched>) {
-        for Watched { lane, meters } in watched.values_mut() {
-            let drained = lane.look_at_open_files();
-            take_in(lane, meters, &drained);
-            lane.store_live();
-        }
-    }
-
-    /// Looks at open files and makes the picture of what happens now.
-    fn look(&self, watched: &mut BTreeMap<String, Watched>, elapsed: Duration) {
+    /// Makes the picture of what happens now.
+    fn picture(&self, watched: &mut BTreeMap<String, Watched>, elapsed: Duration) {
         let mut activity = Vec::new();
         for (workspace, Watched { lane, meters }) in watched.iter_mut() {
-            let drained = lane.look_at_open_files();
-            take_in(lane, meters, &drained);
             lane.tidy();
             let open = lane.tracker.open_tallies();
-            if meters.is_empty() && open.is_empty() {
-                continue;
+            if !meters.is_empty() || !open.is_empty() {
+                activity.push(meters.finish(workspace, elapsed, open, |node| lane.path_of(node)));
             }
-            activity.push(meters.finish(workspace, elapsed, open, |node| lane.path_of(node)));
         }
         *self.activity.lock() = activity;
     }
@@ -245,7 +242,7 @@ impl Shared {
         std::sync::atomic::fence(Ordering::SeqCst);
         let is_idle = watched.values().all(|watched| watched.lane.tracker.queue.is_empty())
             && !self.is_stopping.load(Ordering::Acquire)
-            && self.rounds.lock().done >= self.rounds.lock().asked;
+            && !self.rounds.lock().is_asked();
         if is_idle {
             std::thread::park_timeout(LOOK_INTERVAL);
         }
@@ -254,11 +251,6 @@ impl Shared {
             std::thread::park_timeout(BATCH_INTERVAL);
         }
     }
-}
-
-fn take_in(lane: &Lane, meters: &mut Meters, drained: &Drained) {
-    meters.count(&drained.records, &drained.processes);
-    lane.tracker.tell(&drained.records, drained.dropped);
 }
 
 fn make_private_directory(directory: &Path) -> std::io::Result<()> {
