@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::refusal::Reason;
+use super::space::Statfs;
 use super::*;
 
 const KIB: u64 = 1 << 10;

@@ -36,6 +36,7 @@ fn stored(recorder: &Recorder, workspace: &str) -> Vec<(Operation, Option<String
 struct Seen {
     records: Vec<u64>,
     lost: u64,
+    outside: Vec<String>,
 }
 
 struct Watching(Arc<Mutex<Seen>>);
@@ -48,6 +49,10 @@ impl Follower for Watching {
     fn lost(&mut self, records: u64) {
         self.0.lock().lost += records;
     }
+
+    fn changed_outside(&mut self, change: OutsideChange<'_>) {
+        self.0.lock().outside.push(format!("{change:?}"));
+    }
 }
 
 #[test]
@@ -59,6 +64,8 @@ fn followers_and_history_get_everything_in_order() {
     for node in 10..1010 {
         tracker.record(created(node, 1, &format!("f{node}")));
     }
+    tracker.changed_outside(OutsideChange::Anywhere);
+    assert_eq!(seen.lock().outside, ["Anywhere"]);
     let rows = stored(&recorder, "w1");
     assert_eq!(rows.len(), 1000);
     assert_eq!(rows[999].1.as_deref(), Some("f1009"));

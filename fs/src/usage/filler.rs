@@ -99,9 +99,7 @@ impl Filler {
         let mut replace = || {
             let tx = index.connection().transaction()?;
             replace_contents(&tx, root, now.as_second() / 3600)?;
-            for (name, value) in [(WALKED_AT, now.as_second())] {
-                tx.execute("INSERT OR REPLACE INTO fact VALUES (?1, ?2)", (name, value))?;
-            }
+            tx.execute("INSERT OR REPLACE INTO fact VALUES (?1, ?2)", (WALKED_AT, now.as_second()))?;
             tx.execute("INSERT OR IGNORE INTO fact VALUES (?1, ?2)", (BEGAN, now.as_second() / 3600))?;
             tx.commit()
         };
