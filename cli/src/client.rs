@@ -17,10 +17,10 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use wsguard_api::{
-    API_PREFIX, ApiError, AuditList, CheckReport, CheckRequest, CleanPlan, DaemonStatus, ErrorCode, EventList,
-    Explanation, ForecastReport, LogReport, LogRequest, MountAllReport, MountRequest, PolicyDocument, QuotaPlan,
-    QuotaReport, QuotaRequest, SyncReport, SyncRequest, TopReport, UmountReport, UpgradeAccepted, UpgradeRequest,
-    UsageReport, Workspace, WorkspaceList,
+    API_PREFIX, ApiError, AuditList, CheckReport, CheckRequest, CleanPlan, DaemonStatus, ErrorCode,
+    EventList, Explanation, ForecastReport, LogReport, LogRequest, MountAllReport, MountRequest,
+    PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest, SyncReport, SyncRequest, TopReport, UmountReport,
+    UpgradeAccepted, UpgradeRequest, UsageReport, Workspace, WorkspaceList,
 };
 
 use crate::error::CliError;

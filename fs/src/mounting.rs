@@ -45,9 +45,7 @@ use takeover::SessionNotes;
 use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
 use crate::quota::{Account, HostSpace, Ledger};
-use crate::session::{
-    OwnershipPolicy, Recounted, Session, SessionError, SessionOptions, SessionStats,
-};
+use crate::session::{OwnershipPolicy, Recounted, Session, SessionError, SessionOptions, SessionStats};
 use crate::tracker::Tracker;
 
 /// How long a session may take to end after its last mount is gone.

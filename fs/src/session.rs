@@ -139,14 +139,8 @@ impl Session {
             }
             Found::Tables { capabilities } => {
                 tracker.note_interrupted("the worker died before it could store everything");
-                let fs = Arc::new(GuardFs::attach(
-                    backing,
-                    memory,
-                    own_device.clone(),
-                    ownership,
-                    seat,
-                    tracker,
-                ));
+                let fs =
+                    Arc::new(GuardFs::attach(backing, memory, own_device.clone(), ownership, seat, tracker));
                 let session = connection::reconnect(fs.clone(), &own_device, capabilities, options.threads);
                 (fs, session, StartedBy::Takeover)
             }
@@ -157,14 +151,7 @@ impl Session {
             .name(format!("fuse {name}"))
             .spawn(move || session.run())
             .map_err(connection_error)?;
-        Ok(Self {
-            name,
-            fs,
-            books: OnceLock::new(),
-            thread,
-            watch_limit: options.watch_limit,
-            started_by,
-        })
+        Ok(Self { name, fs, books: OnceLock::new(), thread, watch_limit: options.watch_limit, started_by })
     }
 
     /// Begins what goes on beside the requests: watching the backing tree for edits that bypass the mount (until then

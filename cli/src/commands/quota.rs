@@ -66,7 +66,6 @@ pub struct QuotaArgs {
 pub enum QuotaCommand {
     Get(get::GetArgs),
     Report(report::ReportArgs),
-    Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
     Set(set::SetArgs),
     Unset(unset::UnsetArgs),
@@ -88,7 +87,6 @@ pub fn run(args: &QuotaArgs, settings: &Settings, printer: &mut Printer) -> Resu
     match &args.command {
         QuotaCommand::Get(args) => get::run(args, settings, printer),
         QuotaCommand::Report(args) => report::run(args, settings, printer),
-        QuotaCommand::Check(args) => check::run(args, settings, printer),
         QuotaCommand::Explain(args) => explain::run(args, settings, printer),
         QuotaCommand::Set(args) => set::run(args, settings, printer),
         QuotaCommand::Unset(args) => unset::run(args, settings, printer),

@@ -204,7 +204,10 @@ impl Keeper {
         }
         if !self.is_reaped_within(ABORT_PATIENCE) {
             for unreaped in &self.unreaped {
-                error!(worker = unreaped.child.id(), "something of a worker hangs on; the keeper ends without it");
+                error!(
+                    worker = unreaped.child.id(),
+                    "something of a worker hangs on; the keeper ends without it"
+                );
             }
         }
     }
@@ -338,7 +341,9 @@ impl Keeper {
             fds.len() - 1
         });
         let dead = fds.len();
-        fds.extend(self.unreaped.iter().filter_map(Unreaped::exited).map(|fd| PollFd::new(fd, PollFlags::IN)));
+        fds.extend(
+            self.unreaped.iter().filter_map(Unreaped::exited).map(|fd| PollFd::new(fd, PollFlags::IN)),
+        );
         poll(&mut fds, deadline)?;
         let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         let has_lost_thread = companion.and_then(|index| fds.get(index)).is_some_and(is_ready);

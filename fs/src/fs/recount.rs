@@ -102,10 +102,7 @@ impl GuardFs {
     ///
     /// # Errors
     /// What the backing filesystem says when a directory cannot be read; the counters are untouched then.
-    pub(crate) fn recount(
-        &self,
-        stop: &AtomicBool,
-    ) -> Result<Option<Recounted>, Errno> {
+    pub(crate) fn recount(&self, stop: &AtomicBool) -> Result<Option<Recounted>, Errno> {
         let Some(charging) = &self.charging else { return Ok(None) };
         let recount = Arc::new(Recount::new(self.backing.root_handle()));
         let previous = charging.recount.compare_and_swap(&None::<Arc<Recount>>, Some(recount.clone()));
@@ -162,11 +159,7 @@ impl GuardFs {
         });
     }
 
-    fn count_directory(
-        &self,
-        recount: &Recount,
-        handle: &FileHandle,
-    ) -> Result<(), Errno> {
+    fn count_directory(&self, recount: &Recount, handle: &FileHandle) -> Result<(), Errno> {
         let dir = match self.backing.open(handle, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC) {
             // Removed since its name was read.
             Err(Errno::STALE) => return Ok(()),
@@ -185,12 +178,7 @@ impl GuardFs {
         Ok(())
     }
 
-    fn count_entry(
-        &self,
-        recount: &Recount,
-        dir: BorrowedFd<'_>,
-        name: &OsStr,
-    ) -> Result<(), Errno> {
+    fn count_entry(&self, recount: &Recount, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
         let Some(charging) = &self.charging else { return Ok(()) };
         let stat = match look(dir, name) {
             Err(Errno::NOENT) => return Ok(()),

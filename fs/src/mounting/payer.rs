@@ -28,7 +28,12 @@ impl Payer {
     ///
     /// # Errors
     /// As fstat(2).
-    pub(super) fn seat(&self, ledger: &Arc<Ledger>, project: &str, root: &BackingRoot) -> Result<Seat, Errno> {
+    pub(super) fn seat(
+        &self,
+        ledger: &Arc<Ledger>,
+        project: &str,
+        root: &BackingRoot,
+    ) -> Result<Seat, Errno> {
         Ok(Seat {
             ledger: ledger.clone(),
             project: project.to_owned(),

@@ -79,8 +79,7 @@ impl Books {
         if must_count && let Some(account) = fs.account() {
             account.set_estimated(true);
         }
-        let thread =
-            std::thread::Builder::new().name("wsguard-books".to_owned()).spawn(move || keeper.run());
+        let thread = std::thread::Builder::new().name("wsguard-books".to_owned()).spawn(move || keeper.run());
         let thread = thread.inspect_err(|error| {
             tracing::error!(%error, "the books of a workspace are not kept; its use stays estimated");
             shared.desk.lock().is_stopping = true;

@@ -25,8 +25,8 @@ use crate::error_chain::one_line;
 use crate::events::{Concerned, EventLog};
 use crate::keeper_link::KeeperLink;
 use crate::mounting::{
-    self, ExpectedDirectory, MountError, MountPlan, Mounted, Payer, Presence, check_form, check_name, check_overlap,
-    check_own,
+    self, ExpectedDirectory, MountError, MountPlan, Mounted, Payer, Presence, check_form, check_name,
+    check_overlap, check_own,
 };
 use crate::roots_watch::RootsWatch;
 use crate::session::OwnershipPolicy;

@@ -187,7 +187,7 @@ fn groups_table(policy: &PolicyDocument, view: &View) -> String {
         match &record.target {
             PolicyTarget::EachUser { group } => groups.entry(group.clone()).or_default().each_user = text,
             PolicyTarget::EachProject { group } => {
-                groups.entry(group.clone()).or_default().each_project = text
+                groups.entry(group.clone()).or_default().each_project = text;
             }
             PolicyTarget::Group { name } => groups.entry(name.clone()).or_default().total = text,
             PolicyTarget::Pool { .. } | PolicyTarget::User { .. } | PolicyTarget::Project { .. } => {}
