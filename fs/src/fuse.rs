@@ -33,8 +33,12 @@ const MAX_WRITE_BYTES: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 
 /// Without these the mount would not have the semantics that SEMANTICS.md promises.
-const REQUIRED: InitFlags = InitFlags::FUSE_ATOMIC_O_TRUNC
-    .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
+///
+/// Not `FUSE_ATOMIC_O_TRUNC`: OPEN would truncate before the kernel has found out that the file is a program that
+/// runs (`handle_truncate` in fs/namei.c), and `O_RDONLY | O_TRUNC` empty it although the call fails with ETXTBSY.
+/// Without it the kernel truncates by a request of its own, after that check. Mounts that an earlier version made keep
+/// it, so OPEN is still prepared for it.
+const REQUIRED: InitFlags = InitFlags::FUSE_HANDLE_KILLPRIV_V2
     .union(InitFlags::FUSE_POSIX_ACL)
     .union(InitFlags::FUSE_DONT_MASK)
     .union(InitFlags::FUSE_PARALLEL_DIROPS);

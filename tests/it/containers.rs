@@ -153,11 +153,13 @@ print('fine')
 #[test]
 fn python_reads_writes_maps_and_keeps_a_database_in_wal_mode() {
     require!(fuse, docker, debian);
-    let mount = mount_of_a_user();
     let docker = Docker::engine();
+    // Building it takes longer than the test has once its mount is there.
+    let image = docker.debian();
+    let mount = mount_of_a_user();
     for user in ["0:0", "1000:1000"] {
         let output = docker
-            .run_image(docker.debian())
+            .run_image(image)
             .volume(mount.path(), "/workspace")
             .user(user)
             .command(["python3", "-c", PYTHON]);

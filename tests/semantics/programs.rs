@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FlockOperation, fcntl_lock, flock},
+    fs::{FlockOperation, Mode, OFlags, fcntl_lock, flock},
     io::Errno,
 };
 
@@ -37,11 +37,14 @@ fn running_program_cannot_be_written(ground: &Ground) {
     let mut running = start(&program).unwrap();
     let write = OpenOptions::new().write(true).open(&program);
     let truncate = OpenOptions::new().write(true).truncate(true).open(&program);
+    // Linux truncates for readers as well, so this has to be refused before anything is cut off.
+    let read = rustix::fs::open(&program, OFlags::RDONLY | OFlags::TRUNC | OFlags::CLOEXEC, Mode::empty());
     let size = fs::metadata(&program).unwrap().len();
     running.kill().unwrap();
     running.wait().unwrap();
     assert_eq!(write.unwrap_err().raw_os_error(), Some(libc::ETXTBSY));
     assert_eq!(truncate.unwrap_err().raw_os_error(), Some(libc::ETXTBSY));
+    assert_eq!(read.unwrap_err(), Errno::TXTBSY);
     assert_ne!(size, 0);
     drop(OpenOptions::new().write(true).open(&program).unwrap());
 }

@@ -194,8 +194,9 @@ mod tests {
         let processes = Processes::new();
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
-        // Until the child has become `sleep`.
-        while processes::command(&processes::directory(child.id())).as_deref() != Some("sleep") {
+        // Until the child has become `sleep`: its name is there before its arguments are.
+        let arguments = format!("/proc/{}/cmdline", child.id());
+        while std::fs::read(&arguments).unwrap() != b"sleep\x0060\0" {
             assert!(Instant::now() < deadline);
             std::thread::yield_now();
         }

@@ -135,6 +135,16 @@ impl Driver {
         report
     }
 
+    /// Shows a directory that lost its guard as unguarded if it lies below a root, without waiting for a search.
+    pub(super) fn note_unguarded(&self, record: &WorkspaceRecord) {
+        if self.matches_roots(&record.dir)
+            && let Some(Known::Reason(reason)) = self.known_reason(&record.dir)
+        {
+            let candidate = Candidate { dir: record.dir.clone(), owner_uid: record.owner_uid };
+            self.registry.note_unguarded(&record.dir, Some(listed(&candidate, reason)));
+        }
+    }
+
     /// Returns whether a directory matches a configured root.
     pub(super) fn matches_roots(&self, dir: &Path) -> bool {
         let matches =

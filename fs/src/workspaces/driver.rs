@@ -503,6 +503,7 @@ impl Driver {
         let stored = if is_complete { Ok(()) } else { self.catalog.put(&record) };
         self.count_usage(&record, &mounted);
         let standing = Standing::Mounted(Arc::new(mounted));
+        self.registry.note_unguarded(&record.dir, None);
         self.registry.put(Entry { search, ..Entry::idle(record, standing) });
         if let Err(error) = stored {
             // Guarded and registered all the same: the row from before the mount is there.

@@ -165,10 +165,13 @@ impl Registry {
         list
     }
 
-    /// Returns the directories below configured roots that nobody guards.
+    /// Returns the directories below configured roots that nobody guards, by path.
     pub(crate) fn unguarded(&self, viewer: Viewer) -> Vec<UnguardedDirectory> {
         let contents = self.contents.lock();
-        contents.unguarded.iter().filter(|dir| viewer.sees(dir.owner_uid)).cloned().collect()
+        let visible = contents.unguarded.iter().filter(|dir| viewer.sees(dir.owner_uid));
+        let mut list: Vec<UnguardedDirectory> = visible.cloned().collect();
+        list.sort_by(|a, b| a.dir.cmp(&b.dir));
+        list
     }
 
     /// Returns how many requests were sent again to workers that took over, of all mounts together.
@@ -347,6 +350,14 @@ impl Registry {
 
     pub(super) fn set_unguarded(&self, unguarded: Vec<UnguardedDirectory>) {
         self.contents.lock().unguarded = unguarded;
+    }
+
+    /// Notes what became of one directory since the last search: nobody guards it now, or (`None`) somebody does.
+    pub(super) fn note_unguarded(&self, dir: &Path, now: Option<UnguardedDirectory>) {
+        let shown = PathBuf::from(dir.to_string_lossy().into_owned());
+        let mut contents = self.contents.lock();
+        contents.unguarded.retain(|known| known.dir != shown);
+        contents.unguarded.extend(now);
     }
 
     /// Adds a line to what is shown as degraded until the worker ends.

@@ -59,9 +59,9 @@ impl Driver {
             None => self.take_away_dead(&id, after)?,
         };
         let workspace = self.registry.view_of(&id)?;
+        let record = self.registry.record(&id)?;
         let forgotten = after == AfterUnmount::Forget;
         if forgotten {
-            let record = self.registry.record(&id)?;
             self.catalog.forget(&record, Timestamp::now()).map_err(|error| catalog_error(&error))?;
             self.registry.remove(&id);
             self.forget_quota(&id);
@@ -71,6 +71,7 @@ impl Driver {
             self.forget_superblocks(&id);
             info!(workspace = %id, name = %record.name, "workspace forgotten");
         }
+        self.note_unguarded(&record);
         Ok(report(workspace, outcome, forgotten))
     }
 
