@@ -25,9 +25,11 @@ use crate::sys::handle::FileHandle;
 
 /// Locks that the entries are divided by.
 const SHARDS: usize = 64;
-/// How long publishing waits for changes of names under way, and how often it tries.
-const PATIENCE: Duration = Duration::from_millis(200);
-const ATTEMPTS: usize = 50;
+/// How long publishing waits for changes of names under way (new ones wait meanwhile), how often it tries, and the pause
+/// in between: a change that hangs on a slow disk must not hold up all others.
+const PATIENCE: Duration = Duration::from_millis(50);
+const ATTEMPTS: usize = 40;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What a recount found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +127,7 @@ impl GuardFs {
             if published.is_some() || stop.load(Ordering::Relaxed) {
                 break;
             }
+            std::thread::sleep(PAUSE);
         }
         drop(end);
         match published {
