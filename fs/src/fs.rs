@@ -24,6 +24,7 @@ mod reclaim;
 mod recount;
 mod sweep;
 mod tracking;
+mod virtual_dir;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -43,6 +44,7 @@ pub(crate) use data::{ReadTarget, WriteOrigin};
 pub(crate) use directory::DirectoryEntry;
 pub(crate) use open_files::{DataMode, Opened};
 pub use recount::Recounted;
+pub(crate) use virtual_dir::{Page, PageSource, is_virtual};
 
 use crate::backing::{Backing, Child, Stat};
 use crate::fail_point::{self, Stage};
@@ -107,6 +109,7 @@ pub(crate) struct GuardFs {
     /// The highest id of a backing file that this worker registered or found.
     latest_id: AtomicU32,
     sweep: sweep::Sweep,
+    virtual_dir: virtual_dir::VirtualDir,
 }
 
 /// The tables that outlive a worker.
@@ -137,13 +140,14 @@ impl GuardFs {
         ownership: OwnershipPolicy,
         seat: Option<Seat>,
         tracker: Arc<Tracker>,
+        pages: PageSource,
     ) -> Result<Self, Errno> {
         let table = InodeTable::create(memory.clone(), backing.root_handle(), backing.root_device())?;
         let files = HandleTable::new(memory.clone(), FILES, mark::FILES);
         let open_inodes = open_files::OpenInodes::new();
         let new = seat.clone();
         let tables = Tables { table, files, open_inodes };
-        let fs = Self::over(backing, memory, device, ownership, seat, tracker, tables);
+        let fs = Self::over(backing, memory, device, ownership, seat, tracker, pages, tables);
         if let (Some(seat), Some(account)) = (new, fs.account()) {
             seat.assume(account);
         }
@@ -158,6 +162,7 @@ impl GuardFs {
         ownership: OwnershipPolicy,
         seat: Option<Seat>,
         tracker: Arc<Tracker>,
+        pages: PageSource,
     ) -> Self {
         let (table, registered) = InodeTable::attach(memory.clone(), backing.root_device());
         let ids: FxHashMap<u64, u32> = registered.iter().copied().collect();
@@ -175,7 +180,7 @@ impl GuardFs {
             }
         }
         let tables = Tables { table, files, open_inodes };
-        let fs = Self::over(backing, memory, device, ownership, seat, tracker, tables);
+        let fs = Self::over(backing, memory, device, ownership, seat, tracker, pages, tables);
         fs.latest_id.store(known.iter().copied().max().unwrap_or(0), Ordering::Release);
         fs.close_unknown_ids(&known);
         fs.restore_charges();
@@ -213,6 +218,7 @@ impl GuardFs {
         ownership: OwnershipPolicy,
         seat: Option<Seat>,
         tracker: Arc<Tracker>,
+        pages: PageSource,
         tables: Tables,
     ) -> Self {
         let Tables { table, files, open_inodes } = tables;
@@ -242,6 +248,7 @@ impl GuardFs {
             tracker,
             latest_id: AtomicU32::new(0),
             sweep: sweep::Sweep::default(),
+            virtual_dir: virtual_dir::VirtualDir::new(pages),
         }
     }
 
@@ -322,7 +329,13 @@ impl GuardFs {
     }
 
     /// Returns an `O_PATH` descriptor of a node.
+    ///
+    /// # Errors
+    /// `EROFS` for a virtual node: what is not answered before is refused here.
     fn node_fd(&self, node: u64) -> Result<Arc<OwnedFd>, Errno> {
+        if is_virtual(node) {
+            return Err(Errno::ROFS);
+        }
         let inode = self.table.get(node)?;
         match self.backing.path_fd(&inode.handle) {
             Err(Errno::STALE) => self.reclaim.pinned(node).ok_or(Errno::STALE),
@@ -393,6 +406,9 @@ impl GuardFs {
 
     /// Takes back references of the kernel.
     pub(crate) fn forget(&self, node: u64, lookups: u64) {
+        if is_virtual(node) {
+            return;
+        }
         self.sweep.note_forget();
         let Some(inode) = self.table.forget(node, lookups) else { return };
         if let Some(charging) = &self.charging {

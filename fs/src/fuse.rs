@@ -23,7 +23,7 @@ use fuser::{
 use rustix::io::Errno;
 
 use crate::fail_point;
-use crate::fs::{Caller, Entry, GuardFs, Opened, ReadTarget, SettableAttributes, WriteOrigin};
+use crate::fs::{Caller, Entry, GuardFs, Opened, ReadTarget, SettableAttributes, WriteOrigin, is_virtual};
 use crate::journal::Running;
 use convert::{errno, file_attributes, set_time};
 
@@ -257,6 +257,12 @@ impl Filesystem for GuardFuse {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (running, flags) = (self.begin(request, "open"), convert::open_flags(flags.0));
+        if is_virtual(ino.0) {
+            return match running.check().and_then(|()| self.0.open_virtual(ino.0, flags)) {
+                Ok(number) => reply.opened(FileHandle(number), convert::VIRTUAL_OPEN),
+                Err(error) => reply.error(errno(error)),
+            };
+        }
         match self.0.once_opened(&running, || self.0.open(&running, caller(request), ino.0, flags)) {
             Ok(opened) => self.opened(reply, &opened),
             Err(error) => reply.error(errno(error)),

@@ -31,6 +31,10 @@ use crate::sys::shared_memory::{LINES_PER_PAGE, Line, SharedMemory};
 /// The root's node, fixed by the protocol (`FUSE_ROOT_ID`).
 pub(crate) const ROOT_NODE: u64 = 1;
 
+/// Nodes from here on stand for no inode of the backing filesystem ([`crate::fs`] has virtual ones there); an inode whose
+/// number would lie there cannot be shown.
+pub(crate) const FIRST_RESERVED_NODE: u64 = u64::MAX - 0xff;
+
 /// Locks that the index is divided by.
 const SHARDS: usize = 64;
 /// Where a second, third … filesystem's index is folded into a node number.
@@ -243,7 +247,8 @@ impl InodeTable {
             ino ^ ((position as u64 + 1) << DEVICE_SHIFT)
         };
         // Only the root may have number 1, and 0 means "no entry".
-        Ok(if folded <= ROOT_NODE { folded | (1 << 63) } else { folded })
+        let number = if folded <= ROOT_NODE { folded | (1 << 63) } else { folded };
+        if number >= FIRST_RESERVED_NODE { Err(Errno::OVERFLOW) } else { Ok(number) }
     }
 
     /// Returns the inode behind a node.
@@ -575,6 +580,8 @@ mod tests {
         assert!(numbers.iter().all(|number| *number > ROOT_NODE));
         assert_eq!(numbers.iter().collect::<std::collections::HashSet<_>>().len(), 4);
         assert_eq!(table.node_number(8, 300).unwrap(), numbers[1]);
+        assert_eq!(table.node_number(7, u64::MAX), Err(Errno::OVERFLOW), "reserved");
+        assert_eq!(table.node_number(7, FIRST_RESERVED_NODE - 1), Ok(FIRST_RESERVED_NODE - 1));
     }
 
     proptest! {

@@ -45,7 +45,9 @@ use takeover::SessionNotes;
 use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
 use crate::quota::{Account, HostSpace, Ledger};
-use crate::session::{OwnershipPolicy, Recounted, Session, SessionError, SessionOptions, SessionStats};
+use crate::session::{
+    OwnershipPolicy, PageSource, Recounted, Session, SessionError, SessionOptions, SessionStats,
+};
 use crate::tracker::Tracker;
 
 /// How long a session may take to end after its last mount is gone.
@@ -55,7 +57,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 const MOST_MOUNTS: usize = 1_000;
 
 /// What to guard, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct MountPlan {
     pub(crate) id: String,
     pub(crate) name: String,
@@ -72,6 +74,8 @@ pub(crate) struct MountPlan {
     pub(crate) payer: Option<Payer>,
     /// Where its changes are noted.
     pub(crate) tracker: Arc<Tracker>,
+    /// Writes what its virtual directory holds.
+    pub(crate) pages: PageSource,
     /// Which directory it was when it was registered; `None` for a new workspace.
     pub(crate) expected: Option<ExpectedDirectory>,
 }
@@ -330,6 +334,7 @@ fn serve(
         watch_limit: plan.watch_limit,
         seat: seat.map_err(|errno| path_error("look at", &plan.dir, errno))?,
         tracker: Arc::clone(&plan.tracker),
+        pages: Arc::clone(&plan.pages),
     };
     let notes = SessionNotes::of(plan, backing).to_text();
     let session = Session::start(opened.device, opened.state, copy, options)?;

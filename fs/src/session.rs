@@ -19,6 +19,7 @@ use crate::backing::Backing;
 use crate::fs::GuardFs;
 pub(crate) use crate::fs::Seat;
 pub use crate::fs::{Accounting, OwnershipPolicy, Recounted};
+pub(crate) use crate::fs::{Page, PageSource};
 use crate::fuse::connection;
 use crate::quota::{Account, HostSpace};
 use crate::state::Found;
@@ -43,6 +44,8 @@ pub struct SessionOptions {
     pub(crate) seat: Option<Seat>,
     /// Where changes are noted.
     pub(crate) tracker: Arc<Tracker>,
+    /// Writes what the virtual directory holds.
+    pub(crate) pages: PageSource,
 }
 
 /// Why a session could not start or ended.
@@ -129,18 +132,19 @@ impl Session {
         let backing = Backing::new(root).map_err(backing_error)?;
         let (memory, found) = crate::state::open(state.as_fd()).map_err(table_error)?;
         let own_device = Arc::new(FuseDevice::new(device.try_clone().map_err(connection_error)?));
-        let SessionOptions { ownership, seat, tracker, .. } = options;
+        let SessionOptions { ownership, seat, tracker, pages, .. } = options;
         let (fs, session, started_by) = match found {
             Found::Fresh => {
-                let fs = GuardFs::new(backing, memory, own_device, ownership, seat, tracker)
+                let fs = GuardFs::new(backing, memory, own_device, ownership, seat, tracker, pages)
                     .map_err(table_error)?;
                 let fs = Arc::new(fs);
                 (fs.clone(), connection::connect(fs, device, options.threads), StartedBy::Mount)
             }
             Found::Tables { capabilities } => {
                 tracker.note_interrupted("the worker died before it could store everything");
-                let fs =
-                    Arc::new(GuardFs::attach(backing, memory, own_device.clone(), ownership, seat, tracker));
+                let device = own_device.clone();
+                let fs = GuardFs::attach(backing, memory, device, ownership, seat, tracker, pages);
+                let fs = Arc::new(fs);
                 let session = connection::reconnect(fs.clone(), &own_device, capabilities, options.threads);
                 (fs, session, StartedBy::Takeover)
             }

@@ -8,6 +8,7 @@ mod busy;
 mod discovery;
 mod driver;
 mod jobs;
+mod pages;
 mod quota;
 mod quota_board;
 mod quota_keeper;

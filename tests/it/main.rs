@@ -42,6 +42,8 @@ mod tree;
 #[cfg(test)]
 mod usage;
 #[cfg(test)]
+mod virtual_dir;
+#[cfg(test)]
 mod watchdog;
 #[cfg(test)]
 mod workloads;

@@ -7,7 +7,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::tracking::charge;
-use super::{Caller, GuardFs, borrow};
+use super::{Caller, GuardFs, borrow, is_virtual};
 use crate::backing::{Stat, proc_path, stat_of};
 use crate::fail_point::{self, Stage};
 use crate::sys::identity;
@@ -53,6 +53,9 @@ impl GuardFs {
     /// # Errors
     /// As statx(2).
     pub(crate) fn attributes(&self, node: u64, number: Option<u64>) -> Result<(Stat, Duration), Errno> {
+        if is_virtual(node) {
+            return self.virtual_attributes(node);
+        }
         let open_file = number.and_then(|number| self.files.get(number).ok());
         let stat = match open_file.as_ref().and_then(|open_file| open_file.file_if_open()) {
             Some(file) => stat_of(file)?,

@@ -7,7 +7,8 @@ use rustix::io::Errno;
 
 use super::charging::{Accounting, Charging};
 use super::open_files::OpenFile;
-use super::{Caller, GuardFs};
+use super::virtual_dir::is_virtual_handle;
+use super::{Caller, GuardFs, is_virtual};
 use crate::fail_point::{self, Stage};
 use crate::journal::Running;
 use crate::sys::identity;
@@ -75,7 +76,7 @@ pub(crate) enum ReadTarget {
 impl GuardFs {
     /// Notes a read that has been answered.
     pub(crate) fn after_read(&self, node: u64, target: ReadTarget) {
-        if target == ReadTarget::PageCache && self.is_passthrough() {
+        if target == ReadTarget::PageCache && !is_virtual(node) && self.is_passthrough() {
             self.page_drop.note(&self.device, node);
         }
     }
@@ -83,8 +84,11 @@ impl GuardFs {
     /// Reads into `buffer`; returns the bytes read, fewer only at the end of the file.
     ///
     /// # Errors
-    /// As pread(2).
+    /// As pread(2); of a virtual file also `ESTALE`.
     pub(crate) fn read(&self, number: u64, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        if is_virtual_handle(number) {
+            return self.read_virtual(number, offset, buffer);
+        }
         let open_file = self.files.get(number)?;
         let file = open_file.file(self)?;
         let file = file.as_fd();
@@ -219,6 +223,9 @@ impl GuardFs {
     /// # Errors
     /// As fsync(2), late write errors included.
     pub(crate) fn sync_file(&self, number: u64, data_only: bool) -> Result<(), Errno> {
+        if is_virtual_handle(number) {
+            return Ok(());
+        }
         let open_file = self.files.get(number)?;
         let file = open_file.file(self)?;
         if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }
@@ -302,6 +309,9 @@ impl GuardFs {
     /// # Errors
     /// `ENXIO` behind the end, `EINVAL` for another `whence`.
     pub(crate) fn seek(&self, number: u64, offset: i64, whence: i32) -> Result<u64, Errno> {
+        if is_virtual_handle(number) {
+            return self.seek_virtual(number, offset, whence);
+        }
         let open_file = self.files.get(number)?;
         let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
         let target = match whence {
@@ -316,7 +326,7 @@ impl GuardFs {
     /// Copies within the filesystem, by reflink where it can; returns the bytes copied.
     ///
     /// # Errors
-    /// As copy_file_range(2).
+    /// As copy_file_range(2); `EXDEV` from a virtual file, upon which the kernel copies by itself.
     pub(crate) fn copy_range(
         &self,
         running: &Running<'_>,
@@ -325,6 +335,9 @@ impl GuardFs {
         to: (u64, u64),
         length: u64,
     ) -> Result<usize, Errno> {
+        if is_virtual_handle(from.0) {
+            return Err(Errno::XDEV);
+        }
         let copied = self.once(running, |_| {
             let copied = running.below(|| self.copy_charged(from, to, length))?;
             if let Ok(target) = self.files.get(to.0)

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::{Entry, GuardFs, borrow};
+use super::{Entry, GuardFs, borrow, is_virtual};
 use crate::sys::directory::{first_record, read_records};
 
 /// Bytes read from the backing directory at once.
@@ -80,6 +80,9 @@ impl GuardFs {
         offset: u64,
         mut visit: impl FnMut(DirectoryEntry<'_>) -> ControlFlow<()>,
     ) -> Result<(), Errno> {
+        if is_virtual(node) {
+            return self.list_virtual(node, offset, |listed, _| visit(listed));
+        }
         let mut stream = self.open_stream(node, offset)?;
         let mut position = offset;
         while stream.fill()? {
@@ -118,6 +121,12 @@ impl GuardFs {
         offset: u64,
         mut visit: impl FnMut(DirectoryEntry<'_>, Option<&Entry>) -> bool,
     ) -> Result<(), Errno> {
+        if is_virtual(node) {
+            return self.list_virtual(node, offset, |listed, entry| match visit(listed, entry) {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            });
+        }
         let dir = self.node_fd(node)?;
         let mut failure = None;
         self.read_directory(node, offset, |listed| {
@@ -149,6 +158,9 @@ impl GuardFs {
     /// # Errors
     /// As fsync(2).
     pub(crate) fn sync_directory(&self, node: u64, data_only: bool) -> Result<(), Errno> {
+        if is_virtual(node) {
+            return Ok(());
+        }
         let inode = self.table.get(node)?;
         let file = self.backing.open(&inode.handle, OFlags::RDONLY | OFlags::DIRECTORY)?;
         if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }

@@ -7,7 +7,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::tracking::is_told;
-use super::{Caller, GuardFs, borrow};
+use super::{Caller, GuardFs, borrow, is_virtual};
 use crate::backing::{is_private_xattr, proc_path, stat_of};
 use crate::fail_point::{self, Stage};
 use crate::sys::identity;
@@ -98,9 +98,12 @@ impl GuardFs {
     /// Reads an attribute's value into `buffer`; with an empty buffer only returns its length.
     ///
     /// # Errors
-    /// As getxattr(2), `ERANGE` included; `ENODATA` for the guard's own names.
+    /// As getxattr(2), `ERANGE` included; `ENODATA` for the guard's own names, except that of the quota of a directory.
     pub(crate) fn xattr(&self, node: u64, name: &OsStr, buffer: &mut [u8]) -> Result<usize, Errno> {
-        if is_private_xattr(name) {
+        if let Some(result) = self.quota_attribute(node, name, buffer) {
+            return result;
+        }
+        if is_private_xattr(name) || is_virtual(node) {
             return Err(Errno::NODATA);
         }
         let path = proc_path(borrow(&self.node_fd(node)?));
@@ -116,6 +119,9 @@ impl GuardFs {
     /// # Errors
     /// As listxattr(2).
     pub(crate) fn xattr_names(&self, node: u64) -> Result<Vec<u8>, Errno> {
+        if is_virtual(node) {
+            return Ok(Vec::new());
+        }
         let fd = self.node_fd(node)?;
         let mut buffer = vec![0_u8; MAX_BYTES];
         let length = rustix::fs::listxattr(proc_path(borrow(&fd)), &mut buffer[..])?;

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::charging::{Charging, Names};
 use super::tracking::charge;
+use super::virtual_dir::{is_reserved, is_virtual};
 use super::{Caller, Entry, GuardFs, borrow};
 use crate::backing::stat_of;
 use crate::fail_point::{self, Stage};
@@ -35,8 +36,14 @@ impl GuardFs {
     /// # Errors
     /// `ENOENT`, or what the filesystem says.
     pub(crate) fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
+        if is_virtual(parent) {
+            return self.virtual_lookup(parent, name);
+        }
         let dir = self.node_fd(parent)?;
-        self.entry_at(borrow(&dir), name)
+        match self.entry_at(borrow(&dir), name) {
+            Err(Errno::NOENT) if is_reserved(parent, name) => self.virtual_root_entry(),
+            result => result,
+        }
     }
 
     /// Creates a file that is not opened: regular, FIFO, socket or device.
@@ -105,9 +112,10 @@ impl GuardFs {
     /// Gives a node another name.
     ///
     /// # Errors
-    /// As link(2).
+    /// As link(2); `EPERM` for the virtual directory's name.
     pub(crate) fn link(&self, caller: Caller, node: u64, parent: u64, name: &OsStr) -> Result<Entry, Errno> {
         identity::assume_nobody()?;
+        self.check_name(parent, name)?;
         let (fd, dir) = (self.node_fd(node)?, self.node_fd(parent)?);
         let names = self.begin_names();
         self.mutate_name(parent, name, || {
@@ -133,7 +141,7 @@ impl GuardFs {
     /// Removes a name of a file.
     ///
     /// # Errors
-    /// As unlink(2).
+    /// As unlink(2); `EPERM` for the virtual directory's name.
     pub(crate) fn unlink(&self, caller: Caller, parent: u64, name: &OsStr) -> Result<(), Errno> {
         self.remove(caller, parent, name, AtFlags::empty())
     }
@@ -149,7 +157,7 @@ impl GuardFs {
     /// Moves, replaces, exchanges, or moves leaving a whiteout.
     ///
     /// # Errors
-    /// As renameat2(2).
+    /// As renameat2(2); `EPERM` for the virtual directory's name.
     pub(crate) fn rename(
         &self,
         running: &Running<'_>,
@@ -189,6 +197,8 @@ impl GuardFs {
         to: (u64, &OsStr),
         flags: RenameFlags,
     ) -> Result<(), Errno> {
+        self.check_name(from.0, from.1)?;
+        self.check_name(to.0, to.1)?;
         let (from_dir, to_dir) = (self.node_fd(from.0)?, self.node_fd(to.0)?);
         let replaced = if flags.intersects(RenameFlags::NOREPLACE | RenameFlags::EXCHANGE) {
             None
@@ -289,6 +299,7 @@ impl GuardFs {
 
     fn remove(&self, caller: Caller, parent: u64, name: &OsStr, flags: AtFlags) -> Result<(), Errno> {
         identity::assume_nobody()?;
+        self.check_name(parent, name)?;
         let dir = self.node_fd(parent)?;
         let victim = self.victim(borrow(&dir), name);
         let mut names = self.begin_names();
@@ -365,6 +376,7 @@ impl GuardFs {
         umask: u32,
         create: impl Fn(BorrowedFd<'_>) -> Result<(), Errno>,
     ) -> Result<Entry, Errno> {
+        self.check_name(parent, name)?;
         let dir = self.node_fd(parent)?;
         identity::assume(self.creator(caller, umask))?;
         let mut names = self.begin_names();

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use super::charging::{Charge, Charging, Mapper, Names};
 use super::kept_fd::{FileRef, KeptFd};
 use super::tracking::charge;
+use super::virtual_dir::is_virtual_handle;
 use super::{Caller, Entry as NodeEntry, GuardFs, borrow};
 use crate::backing::stat_of;
 use crate::fail_point::{self, Stage};
@@ -306,6 +307,7 @@ impl GuardFs {
         umask: u32,
         flags: OFlags,
     ) -> Result<(NodeEntry, Opened), Errno> {
+        self.check_name(parent, name)?;
         let dir = self.node_fd(parent)?;
         identity::assume(self.creator(caller, umask))?;
         let mode = self.allowed_mode(mode);
@@ -387,6 +389,10 @@ impl GuardFs {
     /// # Errors
     /// `EBADF` when the number is not open.
     pub(crate) fn release(&self, running: &Running<'_>, number: u64) -> Result<(), Errno> {
+        if is_virtual_handle(number) {
+            self.release_virtual(number);
+            return Ok(());
+        }
         self.once(running, |again| {
             // The number may stand for another open by now.
             if again.is_some_and(|notes| notes.note == RELEASED) {

@@ -24,6 +24,9 @@ pub(super) fn open_flags(flags: i32) -> OFlags {
 /// less.
 const NO_FLUSH: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
 
+/// The open mode of a virtual file: each read asks, whatever size the kernel remembers.
+pub(super) const VIRTUAL_OPEN: FopenFlags = NO_FLUSH.union(FopenFlags::FOPEN_DIRECT_IO);
+
 /// The open mode that a reply asks the kernel for (SEMANTICS.md, "Open modes").
 pub(super) fn open_reply_flags(opened: &Opened) -> FopenFlags {
     match (opened.mode, opened.is_writer) {

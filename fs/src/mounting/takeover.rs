@@ -18,7 +18,7 @@ use super::root::BackingRoot;
 use super::{MountError, MountPlan, Mounted, Payer, abilities, close, path_error};
 use crate::keeper_link::{InheritedSession, KeeperLink};
 use crate::quota::Ledger;
-use crate::session::{OwnershipPolicy, Session, SessionOptions};
+use crate::session::{OwnershipPolicy, PageSource, Session, SessionOptions};
 use crate::tracker::Tracker;
 
 /// What a worker needs to know to go on with a session that another one served, beside its descriptors.
@@ -69,6 +69,7 @@ pub(crate) fn take_over(
     link: &KeeperLink,
     ledger: &Arc<Ledger>,
     tracker: impl Fn(&str) -> Arc<Tracker> + Sync,
+    pages: impl Fn(&str) -> PageSource + Sync,
     inherited: Vec<InheritedSession>,
 ) -> Vec<(String, Result<Mounted, MountError>)> {
     let table = MountTable::read().unwrap_or_else(|error| {
@@ -78,7 +79,7 @@ pub(crate) fn take_over(
     });
     let served = side_by_side(inherited, |inherited| {
         let (workspace, session) = (inherited.workspace.clone(), inherited.session);
-        let served = serve_again(ledger, tracker(&workspace), inherited, &table);
+        let served = serve_again(ledger, tracker(&workspace), pages(&workspace), inherited, &table);
         (workspace, session, served)
     });
     served
@@ -114,6 +115,7 @@ fn side_by_side<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -
 fn serve_again(
     ledger: &Arc<Ledger>,
     tracker: Arc<Tracker>,
+    pages: PageSource,
     inherited: InheritedSession,
     table: &MountTable,
 ) -> Result<Mounted, MountError> {
@@ -140,6 +142,7 @@ fn serve_again(
         watch_limit: notes.watch_limit,
         seat: seat.map_err(|errno| path_error("look at", &notes.mount_point, errno))?,
         tracker,
+        pages,
     };
     // Last, because from here on it answers.
     let session = Session::start(inherited.device, inherited.state, copy, options)?;

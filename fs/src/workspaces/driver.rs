@@ -15,7 +15,9 @@ use tracing::{error, info, warn};
 use wsguard_api::{ApiError, ErrorCode, EventKind, MountRequest, Ownership, Workspace};
 
 use super::jobs::{Job, Jobs, Reply};
+use super::pages;
 use super::quota::QuotaState;
+use super::quota_board::ProjectView;
 use super::rebinding::Rebinding;
 use super::registry::{Entry, Registry, Standing};
 use crate::catalog::{Catalog, CatalogError, WantedState, WorkspaceRecord};
@@ -463,6 +465,7 @@ impl Driver {
                 assumed: self.registry.quota().upper_bound(&record.id),
             }),
             tracker: self.recorder.tracker(&record.id),
+            pages: pages::source(&self.registry, &record.id, Some(ProjectView::of(record))),
             expected: record
                 .identity
                 .clone()

@@ -14,7 +14,7 @@ use wsguard_api::{
 };
 
 use super::registry::Viewer;
-use crate::catalog::Counters;
+use crate::catalog::{Counters, WorkspaceRecord};
 use crate::policy::{self, Known, Policy, ProjectFacts, Resolved};
 use crate::quota::{Ledger, ScopeKey, ScopeState, State};
 
@@ -31,6 +31,18 @@ pub(crate) struct ProjectView {
 }
 
 impl ProjectView {
+    /// A workspace that is being mounted.
+    pub(super) fn of(record: &WorkspaceRecord) -> Self {
+        Self {
+            id: record.id.clone(),
+            name: record.name.clone(),
+            dir: record.dir.clone(),
+            owner_uid: record.owner_uid,
+            device: record.identity.as_ref().map(|identity| identity.device),
+            is_mounted: true,
+        }
+    }
+
     pub(super) fn facts(&self) -> ProjectFacts {
         ProjectFacts { id: self.id.clone(), owner_uid: self.owner_uid }
     }

@@ -127,12 +127,8 @@ impl Registry {
     /// Returns every workspace as far as quota is concerned.
     pub(crate) fn projects(&self) -> Vec<ProjectView> {
         let view = |entry: &Entry| ProjectView {
-            id: entry.record.id.clone(),
-            name: entry.record.name.clone(),
-            dir: entry.record.dir.clone(),
-            owner_uid: entry.record.owner_uid,
-            device: entry.record.identity.as_ref().map(|identity| identity.device),
             is_mounted: matches!(entry.standing, Standing::Mounted(_)),
+            ..ProjectView::of(&entry.record)
         };
         self.contents.lock().entries.values().map(view).collect()
     }

@@ -12,6 +12,8 @@ use tracing::{error, info, warn};
 use wsguard_api::MountRequest;
 
 use super::driver::{Driver, Lingering, default_ownership};
+use super::pages;
+use super::quota_board::ProjectView;
 use super::registry::{Entry, Standing};
 use crate::catalog::{WantedState, WorkspaceRecord};
 use crate::error_chain::one_line;
@@ -36,7 +38,7 @@ impl Driver {
         };
         // Before the first request is served: it must not pass a limit.
         self.start_quota(&records);
-        let taken = self.take_over(inherited);
+        let taken = self.take_over(inherited, &records);
         taken_over();
         for (_, mounted) in &taken {
             mounted.watch();
@@ -70,10 +72,19 @@ impl Driver {
         self.scan_roots();
     }
 
-    fn take_over(&self, inherited: Vec<InheritedSession>) -> Vec<(String, Mounted)> {
-        let recorder = &self.recorder;
+    fn take_over(
+        &self,
+        inherited: Vec<InheritedSession>,
+        records: &[WorkspaceRecord],
+    ) -> Vec<(String, Mounted)> {
+        let (recorder, registry) = (&self.recorder, &self.registry);
         let tracker = |id: &str| recorder.tracker(id);
-        let taken = mounting::take_over(&self.link, self.registry.quota().ledger(), tracker, inherited);
+        let pages = |id: &str| {
+            let known = records.iter().find(|record| record.id == id).map(ProjectView::of);
+            pages::source(registry, id, known)
+        };
+        let ledger = registry.quota().ledger();
+        let taken = mounting::take_over(&self.link, ledger, tracker, pages, inherited);
         taken
             .into_iter()
             .filter_map(|(id, result)| match result {
