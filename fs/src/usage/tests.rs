@@ -458,6 +458,8 @@ fn report_names_what_is_large_cold_and_growing() {
     assert_eq!(growth, [("models/run8", 8 << 20)]);
     assert_eq!(report.forecast.last_day_bytes, Some(8 << 20));
     assert_eq!(report.forecast.seconds_to_full, Some(128 * 86_400));
+    // The two files of one run were written together; that of the other run is another checkpoint.
+    assert_eq!(report.forecast.checkpoint_bytes, Some(10 << 20));
     assert_eq!(report.caches[0].rule, "pip-cache");
     assert_eq!((report.caches[1].rule.as_str(), report.caches[1].directories), ("python-bytecode", 2));
     assert_eq!(report.caches[1].largest, "src/lib/__pycache__");

@@ -14,6 +14,7 @@ use wsguard_api::{
 use crate::catalog::WorkspaceRecord;
 use crate::changed_outside::OutsideSearch;
 use crate::mounting::{Mounted, Occupied};
+use crate::quota::{self, Account};
 
 use super::quota_board::{ProjectView, QuotaBoard};
 
@@ -330,13 +331,15 @@ impl Registry {
         drop(removed);
     }
 
-    /// Returns how many bytes may still be written to a workspace, as far as anybody knows: nobody does while it is
-    /// not mounted.
+    /// Returns how many bytes may still be written to a workspace, as far as anybody knows (nobody does while it is not
+    /// mounted): what the tightest of its limits leaves, or the filesystem below, as `df` in it shows.
     pub(crate) fn available_bytes(&self, id: &str) -> Option<u64> {
-        let directory = self.mounted(id)?.plain_directory().ok()?;
+        let mounted = self.mounted(id)?;
         // Outside the registry's lock: the filesystem may be slow.
-        let space = rustix::fs::fstatvfs(directory).ok()?;
-        Some(space.f_bavail.saturating_mul(space.f_frsize))
+        let host = mounted.host_space().ok()?;
+        let left =
+            |account: &Arc<Account>| account.statfs(host).blocks_available.saturating_mul(quota::BLOCK_BYTES);
+        Some(mounted.account().map_or(host.available_bytes, left))
     }
 
     /// Returns the patterns of directories that are guarded as they appear.
