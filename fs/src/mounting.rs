@@ -45,7 +45,9 @@ use takeover::SessionNotes;
 use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
 use crate::quota::{Account, HostSpace, Ledger};
-use crate::session::{OwnershipPolicy, Recounted, Session, SessionError, SessionOptions, SessionStats};
+use crate::session::{
+    Accounting, OwnershipPolicy, Recounted, Session, SessionError, SessionOptions, SessionStats,
+};
 use crate::tracker::Tracker;
 
 /// How long a session may take to end after its last mount is gone.
@@ -504,6 +506,11 @@ impl Mounted {
     /// Returns what it uses if that is known exactly: bytes and inodes. For the end, when everything is synced.
     pub(crate) fn final_usage(&self) -> Option<(u64, u64)> {
         self.session.final_usage()
+    }
+
+    /// Returns how its bytes are counted.
+    pub(crate) fn accounting(&self) -> Accounting {
+        self.session.accounting()
     }
 
     /// Counts it now; takes seconds for a million files.

@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::charging::{Accounting, Charging};
+use super::charging::Charging;
 use super::open_files::OpenFile;
 use super::{Caller, GuardFs};
+use crate::accounting::Accounting;
 use crate::fail_point::{self, Stage};
 use crate::journal::Running;
 use crate::sys::identity;

@@ -19,8 +19,9 @@ use super::dirty::Dirty;
 use super::filler::Filler;
 use super::index::{Index, path_of};
 use super::query::{Subject, UsageQuery, report};
-use super::walker::{Charging, Tree};
+use super::walker::Tree;
 use super::*;
+use crate::accounting::Accounting;
 
 struct Ground {
     dir: tempfile::TempDir,
@@ -94,7 +95,7 @@ impl Ground {
 fn tree(path: &Path) -> Tree {
     let root = OwnedFd::from(std::fs::File::open(path).unwrap());
     // Sizes, because blocks may still change while the filesystem writes back.
-    Tree::new(root, Charging::Logical).unwrap()
+    Tree::new(root, Accounting::Logical).unwrap()
 }
 
 fn walk(index: &Arc<Mutex<Index>>, tree: &Tree, second: i64) {
@@ -591,7 +592,7 @@ fn service_counts_a_workspace_and_follows_it() {
     ground.write("a/x.pt", 50_000, 7);
     let service = UsageService::start(ground.dir.path()).unwrap();
     let root = OwnedFd::from(std::fs::File::open(ground.path("")).unwrap());
-    let feed = service.attach("w1", "bert", root, Charging::Logical).unwrap();
+    let feed = service.attach("w1", "bert", root, Accounting::Logical).unwrap();
     let file = service.index_path("w1");
     let bytes = |expected: u64| {
         let deadline = Instant::now() + Duration::from_secs(20);
