@@ -46,7 +46,7 @@ use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
 use crate::quota::{Account, HostSpace, Ledger};
 use crate::session::{
-    Accounting, OwnershipPolicy, Recounted, Session, SessionError, SessionOptions, SessionStats,
+    Accounting, LastRecount, OwnershipPolicy, Recounted, Session, SessionError, SessionOptions, SessionStats,
 };
 use crate::tracker::Tracker;
 
@@ -511,6 +511,11 @@ impl Mounted {
     /// Returns how its bytes are counted.
     pub(crate) fn accounting(&self) -> Accounting {
         self.session.accounting()
+    }
+
+    /// Returns what the last count found, if it was counted since this worker serves it.
+    pub(crate) fn last_recount(&self) -> Option<LastRecount> {
+        self.session.last_recount()
     }
 
     /// Counts it now; takes seconds for a million files.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use harness::{Backing, FsKind, GuardMount, Run, require};
 use serde_json::Value;
-use wsguard_api::{IndexState, UsageReport};
+use wsguard_api::{AccountingMode, Counting, IndexState, QuotaReport, ScopeRef, UsageReport};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -70,4 +70,25 @@ fn usage_and_quota_agree_on_xfs_where_nothing_beyond_the_end_counts() {
     // 300,000 bytes in whole blocks, a block for the tiny file, nothing for the hole.
     assert_eq!(counted, (303_104 + 4_096, 5));
     assert_usage_equals(&mount, counted);
+}
+
+fn counting(mount: &GuardMount) -> Counting {
+    let report: QuotaReport =
+        serde_json::from_str(&mount.daemon().command().args(["quota", "report", "--json"]).ok()).unwrap();
+    let project = ScopeRef::Project { id: mount.workspace().id };
+    let row = report.items.into_iter().find(|row| row.scope == project).unwrap();
+    row.counting.unwrap()
+}
+
+#[test]
+fn report_tells_the_rule_and_the_last_count() {
+    require!(fuse, xfs);
+    let mount = on(FsKind::Xfs);
+    make_files(&mount);
+    let counted = checked(&mount);
+    let counting = counting(&mount);
+    assert_eq!(counting.accounting, AccountingMode::AllocatedToSize);
+    let last = counting.last_recount.unwrap();
+    assert_eq!((last.counted.bytes, last.counted.inodes), counted);
+    assert_eq!((last.drift_bytes, last.drift_inodes), (0, 0));
 }

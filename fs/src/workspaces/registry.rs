@@ -8,9 +8,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use wsguard_api::{
-    ApiError, Coherence, DataPath, ErrorCode, MountUser, UnguardedDirectory, Workspace, WorkspaceState,
+    AccountingMode, ApiError, Coherence, Counting, DataPath, ErrorCode, LastRecount, MountUser,
+    UnguardedDirectory, Usage, Workspace, WorkspaceState,
 };
 
+use crate::accounting::Accounting;
 use crate::catalog::WorkspaceRecord;
 use crate::changed_outside::OutsideSearch;
 use crate::mounting::{Mounted, Occupied};
@@ -134,6 +136,10 @@ impl Registry {
             owner_uid: entry.record.owner_uid,
             device: entry.record.identity.as_ref().map(|identity| identity.device),
             is_mounted: matches!(entry.standing, Standing::Mounted(_)),
+            counting: match &entry.standing {
+                Standing::Mounted(mounted) => Some(counting_of(mounted)),
+                Standing::Unmounted | Standing::Dead(_) | Standing::Failed(_) => None,
+            },
         };
         self.contents.lock().entries.values().map(view).collect()
     }
@@ -402,6 +408,23 @@ impl Registry {
             bypassing: entry.bypassing.clone(),
         }
     }
+}
+
+/// Returns how a workspace is counted. Waits for nothing.
+fn counting_of(mounted: &Mounted) -> Counting {
+    let last_recount = mounted.last_recount().map(|last| LastRecount {
+        at: last.at.to_string(),
+        took_ms: u64::try_from(last.took.as_millis()).unwrap_or(u64::MAX),
+        counted: Usage { bytes: last.found.bytes, inodes: last.found.inodes },
+        drift_bytes: last.found.drift_bytes,
+        drift_inodes: last.found.drift_inodes,
+    });
+    let accounting = match mounted.accounting() {
+        Accounting::Allocated => AccountingMode::Allocated,
+        Accounting::AllocatedToSize => AccountingMode::AllocatedToSize,
+        Accounting::Logical => AccountingMode::Logical,
+    };
+    Counting { accounting, last_recount }
 }
 
 fn entry_warnings(entry: &Entry) -> Vec<String> {
