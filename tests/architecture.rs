@@ -33,6 +33,7 @@ const IMPORTERS: &[(&str, &[&str])] = &[
 const LAYERS: &[(&[&str], Peers)] = &[
     (
         &[
+            "accounting",
             "error_chain",
             "events",
             "fail_point",

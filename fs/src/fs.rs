@@ -39,13 +39,13 @@ use rustix::io::Errno;
 pub(crate) use attributes::{SetTime, SettableAttributes};
 pub(crate) use caller::Caller;
 pub(crate) use charged::Seat;
-pub use charging::Accounting;
 pub(crate) use data::{ReadTarget, WriteOrigin};
 pub(crate) use directory::DirectoryEntry;
 pub(crate) use open_files::{DataMode, Opened};
 pub use recount::Recounted;
 pub(crate) use virtual_dir::{Page, PageSource, is_virtual};
 
+use crate::accounting::Accounting;
 use crate::backing::{Backing, Child, Stat};
 use crate::fail_point::{self, Stage};
 use crate::handle::HandleTable;
@@ -98,6 +98,8 @@ pub(crate) struct GuardFs {
     watched_ttl: OnceLock<Duration>,
     reclaim: reclaim::Reclaim,
     page_drop: page_drop::PageDrop,
+    /// How bytes are counted, also where nobody pays: the history tells them.
+    accounting: Accounting,
     /// `None` where nothing is counted.
     charging: Option<charging::Charging>,
     /// Inodes that are open without a name: their space comes back with their last release, which the kernel sends
@@ -222,10 +224,12 @@ impl GuardFs {
         tables: Tables,
     ) -> Self {
         let Tables { table, files, open_inodes } = tables;
-        let charging = seat.map(|seat| {
-            let accounting = seat.accounting_of(&backing);
-            charging::Charging::new(seat.take(memory.clone()), accounting, memory.clone())
-        });
+        let accounting = match &seat {
+            Some(seat) => seat.accounting_of(&backing),
+            None => charged::natural_accounting(&backing),
+        };
+        let charging =
+            seat.map(|seat| charging::Charging::new(seat.take(memory.clone()), accounting, memory.clone()));
         Self {
             backing,
             journal: Journal::open(memory.clone()),
@@ -242,6 +246,7 @@ impl GuardFs {
             watched_ttl: OnceLock::new(),
             reclaim: reclaim::Reclaim::default(),
             page_drop: page_drop::PageDrop::new(),
+            accounting,
             charging,
             deleted_open: AtomicUsize::new(0),
             foreign_edits: AtomicU64::new(0),

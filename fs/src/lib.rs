@@ -10,6 +10,7 @@
 //! ```
 //! Arrows point down only; `tests/architecture.rs` keeps it so. `unsafe` lives in `sys` modules.
 
+mod accounting;
 mod backing;
 mod catalog;
 mod changed_outside;

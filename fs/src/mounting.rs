@@ -46,7 +46,8 @@ use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
 use crate::quota::{Account, HostSpace, Ledger};
 use crate::session::{
-    OwnershipPolicy, PageSource, Recounted, Session, SessionError, SessionOptions, SessionStats,
+    Accounting, LastRecount, OwnershipPolicy, PageSource, Recounted, Session, SessionError, SessionOptions,
+    SessionStats,
 };
 use crate::tracker::Tracker;
 
@@ -509,6 +510,16 @@ impl Mounted {
     /// Returns what it uses if that is known exactly: bytes and inodes. For the end, when everything is synced.
     pub(crate) fn final_usage(&self) -> Option<(u64, u64)> {
         self.session.final_usage()
+    }
+
+    /// Returns how its bytes are counted.
+    pub(crate) fn accounting(&self) -> Accounting {
+        self.session.accounting()
+    }
+
+    /// Returns what the last count found, if it was counted since this worker serves it.
+    pub(crate) fn last_recount(&self) -> Option<LastRecount> {
+        self.session.last_recount()
     }
 
     /// Counts it now; takes seconds for a million files.

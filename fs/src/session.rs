@@ -15,10 +15,11 @@ use std::thread::JoinHandle;
 use rustix::io::Errno;
 use wsguard_api::{Coherence, DataPath};
 
+pub use crate::accounting::Accounting;
 use crate::backing::Backing;
 use crate::fs::GuardFs;
 pub(crate) use crate::fs::Seat;
-pub use crate::fs::{Accounting, OwnershipPolicy, Recounted};
+pub use crate::fs::{OwnershipPolicy, Recounted};
 pub(crate) use crate::fs::{Page, PageSource};
 use crate::fuse::connection;
 use crate::quota::{Account, HostSpace};
@@ -228,8 +229,8 @@ impl Session {
         (!account.is_estimated()).then(|| (account.used_bytes(), account.used_inodes()))
     }
 
-    /// Returns how bytes are counted, if they are.
-    pub fn accounting(&self) -> Option<Accounting> {
+    /// Returns how bytes are counted.
+    pub fn accounting(&self) -> Accounting {
         self.fs.accounting()
     }
 

@@ -33,4 +33,3 @@ pub(crate) use clean::{CleanSubject, plan};
 pub(crate) use query::{Subject, UsageQuery, growth, report};
 pub(crate) use service::UsageService;
 pub(crate) use store::UsageError;
-pub(crate) use walker::Charging;

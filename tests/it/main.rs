@@ -2,6 +2,7 @@
 //! as a claim. `tests/README.md` says how to run the long ones.
 
 #[cfg(test)]
+mod accounting;
 mod bad_input;
 #[cfg(test)]
 mod busy;

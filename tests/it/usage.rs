@@ -259,7 +259,36 @@ fn forecast_tells_use_space_and_what_grew_of_every_workspace() {
     let forecast = item.forecast.as_ref().unwrap();
     assert_eq!(forecast.used_bytes, used);
     assert!(forecast.available_bytes.unwrap() > 0);
+    assert_eq!(forecast.checkpoint_bytes, Some(4_001_792));
     assert_eq!(item.growing[0].path, "run");
     let error = get(&mount, "/usage/forecast?days=0");
     assert!(error.contains("invalid-request"), "{error}");
+}
+
+#[test]
+fn what_is_left_is_what_the_tightest_of_quota_and_disk_leaves() {
+    require!(fuse);
+    let mount = GuardMount::new();
+    settled(&mount);
+    let id = mount.workspace().id.clone();
+    let quota = |arguments: &[&str]| mount.daemon().command().arg("quota").args(arguments).ok();
+    quota(&["set", &format!("project:{id}"), "64M"]);
+    fs::write(mount.path().join("step-1.pt"), vec![1; 4 << 20]).unwrap();
+    let used = settled(&mount).bytes;
+    let forecast = |arguments: &[&str]| {
+        let text = quota(&[&["forecast", "--json"], arguments].concat());
+        let list: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let items = list["items"].as_array().unwrap().clone();
+        items.into_iter().find(|item| item["scope"]["id"] == id.as_str()).unwrap()
+    };
+    let own = forecast(&[&format!("project:{id}")]);
+    let left = own["available_bytes"].as_u64().unwrap();
+    // The headroom is for small files only.
+    assert!(left <= (64 << 20) - used && left > 0, "{left} is left with {used} used");
+    assert_eq!(own["checkpoint_bytes"], 4 << 20);
+    assert_eq!(own["checkpoints_fit"], left >> 22);
+    quota(&["set", &format!("project:{id}"), "4M", "--allow-over"]);
+    assert_eq!(forecast(&[])["seconds_to_full"], 0);
+    let top = quota(&["top"]);
+    assert!(top.contains("Workspaces, largest first"), "{top}");
 }

@@ -6,15 +6,18 @@ mod boost;
 mod change;
 mod check;
 mod explain;
+mod forecast;
 mod get;
 mod grace;
 mod import;
+mod pace;
 mod report;
 mod rows;
 mod set;
 mod simulate;
 mod subject;
 mod template;
+mod top;
 mod unset;
 
 use clap::{Args, Subcommand};
@@ -66,6 +69,8 @@ pub struct QuotaArgs {
 pub enum QuotaCommand {
     Get(get::GetArgs),
     Report(report::ReportArgs),
+    Top(top::TopArgs),
+    Forecast(forecast::ForecastArgs),
     Explain(explain::ExplainArgs),
     Set(set::SetArgs),
     Unset(unset::UnsetArgs),
@@ -87,6 +92,8 @@ pub fn run(args: &QuotaArgs, settings: &Settings, printer: &mut Printer) -> Resu
     match &args.command {
         QuotaCommand::Get(args) => get::run(args, settings, printer),
         QuotaCommand::Report(args) => report::run(args, settings, printer),
+        QuotaCommand::Top(args) => top::run(args, settings, printer),
+        QuotaCommand::Forecast(args) => forecast::run(args, settings, printer),
         QuotaCommand::Explain(args) => explain::run(args, settings, printer),
         QuotaCommand::Set(args) => set::run(args, settings, printer),
         QuotaCommand::Unset(args) => unset::run(args, settings, printer),

@@ -345,6 +345,7 @@ mod tests {
                 last_week_bytes: None,
                 bytes_per_day: Some(61 << 30),
                 seconds_to_full: Some(123_800),
+                checkpoint_bytes: None,
             },
         }
     }

@@ -47,10 +47,10 @@ pub use history::{
     TopWorkspace, TopWriter,
 };
 pub use quota::{
-    AuditEntry, AuditList, Binding, Boost, Bound, Bounds, CheckReport, CheckRequest, ExplainStep,
-    ExplainedScope, Explanation, GroupMembers, LimitSource, LimitSpec, Limits, PolicyDocument, PolicyRecord,
-    PolicyTarget, QuotaChange, QuotaEdit, QuotaErrno, QuotaField, QuotaHit, QuotaMode, QuotaPlan,
-    QuotaReport, QuotaRequest, QuotaRow, QuotaState, ScopeRef, Usage,
+    AccountingMode, AuditEntry, AuditList, Binding, Boost, Bound, Bounds, CheckReport, CheckRequest,
+    Counting, ExplainStep, ExplainedScope, Explanation, GroupMembers, LastRecount, LimitSource, LimitSpec,
+    Limits, PolicyDocument, PolicyRecord, PolicyTarget, QuotaChange, QuotaEdit, QuotaErrno, QuotaField,
+    QuotaHit, QuotaMode, QuotaPlan, QuotaReport, QuotaRequest, QuotaRow, QuotaState, ScopeRef, Usage,
 };
 pub use upgrade::{Program, UpgradeAccepted, UpgradeEvent, UpgradeOutcome, UpgradeRequest};
 pub use usage::{

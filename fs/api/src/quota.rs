@@ -9,7 +9,7 @@ pub use policy::{
     QuotaHit, QuotaPlan, QuotaRequest, Usage,
 };
 pub use report::{
-    AuditEntry, AuditList, Binding, CheckReport, CheckRequest, ExplainStep, ExplainedScope, Explanation,
-    LimitSource, QuotaReport, QuotaRow, QuotaState,
+    AccountingMode, AuditEntry, AuditList, Binding, CheckReport, CheckRequest, Counting, ExplainStep,
+    ExplainedScope, Explanation, LastRecount, LimitSource, QuotaReport, QuotaRow, QuotaState,
 };
 pub use scope::{Boost, Limits, PolicyTarget, QuotaErrno, QuotaMode, ScopeRef};

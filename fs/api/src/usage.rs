@@ -118,6 +118,10 @@ pub struct Forecast {
     pub bytes_per_day: Option<i64>,
     /// Until nothing is left at that pace; absent if it does not grow or has not been watched for long enough.
     pub seconds_to_full: Option<u64>,
+    /// What the newest checkpoint takes, charged bytes: the newest file that is named like one, with those that were
+    /// written beside it within two minutes. Absent if there is none.
+    #[serde(default)]
+    pub checkpoint_bytes: Option<u64>,
 }
 
 /// How one workspace grows.

@@ -17,8 +17,9 @@ use wsguard_api::{
     QuotaReport, QuotaRequest, SCHEMA_VERSION, Usage,
 };
 
+use super::peer::Peer;
 use super::routes::{Answer, Caller, Context, Shared, ask, parse};
-use crate::workspaces::{Guard, Job};
+use crate::workspaces::{Guard, Job, Viewer};
 
 /// Largest request body, bytes: a policy of 20,000 users.
 const BODY_LIMIT: usize = 4 << 20;
@@ -48,6 +49,14 @@ fn admins(group: &str) -> Option<u32> {
     group.parse().ok().or_else(of_file)
 }
 
+/// Returns what the peer may see of quota.
+///
+/// # Errors
+/// `Permission` if the kernel does not say who it is.
+pub(super) fn viewer(peer: &Peer, group: &str) -> Result<Viewer, ApiError> {
+    peer.quota_viewer(admins(group))
+}
+
 fn gid_in(text: &str, group: &str) -> Option<u32> {
     let mut lines = text.lines().map(|line| line.split(':'));
     let mut fields = lines.find_map(|mut fields| (fields.next() == Some(group)).then_some(fields))?;
@@ -55,9 +64,9 @@ fn gid_in(text: &str, group: &str) -> Option<u32> {
 }
 
 async fn get_report(State(shared): Context, ConnectInfo(peer): Caller) -> Answer<QuotaReport> {
-    let viewer = peer.quota_viewer(admins(shared.facts.admin_group()))?;
+    let seen_by = viewer(&peer, shared.facts.admin_group())?;
     let projects = shared.registry.projects();
-    Ok(Json(shared.registry.quota().report(&projects, viewer, Timestamp::now())))
+    Ok(Json(shared.registry.quota().report(&projects, seen_by, Timestamp::now())))
 }
 
 async fn post_change(
@@ -89,8 +98,8 @@ async fn get_explanation(
     query: Result<Query<ExplainQuery>, QueryRejection>,
 ) -> Answer<Explanation> {
     let Query(ExplainQuery { path }) = query.map_err(wrong_query)?;
-    let viewer = peer.quota_viewer(admins(shared.facts.admin_group()))?;
-    let id = shared.registry.find_containing(&path, viewer)?;
+    let seen_by = viewer(&peer, shared.facts.admin_group())?;
+    let id = shared.registry.find_containing(&path, seen_by)?;
     let projects = shared.registry.projects();
     Ok(Json(shared.registry.quota().explain(&path, &id, &projects, Timestamp::now())?))
 }
@@ -119,9 +128,9 @@ async fn post_check(
     ConnectInfo(peer): Caller,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<CheckReport> {
-    let viewer = peer.quota_viewer(admins(shared.facts.admin_group()))?;
+    let seen_by = viewer(&peer, shared.facts.admin_group())?;
     let request: CheckRequest = parse(body, BODY_LIMIT)?;
-    let Guard { id, name, mounted } = shared.registry.guard(&request.workspace, viewer)?;
+    let Guard { id, name, mounted } = shared.registry.guard(&request.workspace, seen_by)?;
     let started = Instant::now();
     // Its own thread: a million files take seconds, and other requests must not wait.
     let counted = tokio::task::spawn_blocking(move || mounted.recount()).await;

@@ -24,6 +24,7 @@ use wsguard_api::{
 use super::Parts;
 use super::history::{self, EventQuery};
 use super::peer::Peer;
+use super::quota;
 use super::status::{WorkerFacts, status};
 use super::usage::{self, ForecastParameters, PathParameter, UsageParameters};
 use crate::catalog::CATALOG_FORMAT;
@@ -198,8 +199,9 @@ async fn get_forecast(
     ConnectInfo(peer): Caller,
     query: Result<Query<ForecastParameters>, QueryRejection>,
 ) -> Answer<ForecastReport> {
-    let (viewer, query) = (peer.viewer()?, parameters(query)?);
-    let answer = move || usage::forecast(&shared.usage, &shared.registry, viewer, &query);
+    let viewers = (peer.viewer()?, quota::viewer(&peer, shared.facts.admin_group())?);
+    let query = parameters(query)?;
+    let answer = move || usage::forecast(&shared.usage, &shared.registry, viewers, &query);
     Ok(Json(look_up("the look into the usage index", answer).await?))
 }
 

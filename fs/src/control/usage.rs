@@ -89,22 +89,25 @@ pub(super) fn report(
     usage::report(&index, subject, query, Timestamp::now()).map_err(|error| refusal(&place.name, &error))
 }
 
-/// Answers `GET /usage/forecast`.
+/// Answers `GET /usage/forecast`: the numbers of what `quota_viewer` sees, and what grows in it where `viewer` sees that.
 pub(super) fn forecast(
     service: &UsageService,
     registry: &Registry,
-    viewer: Viewer,
+    (viewer, quota_viewer): (Viewer, Viewer),
     parameters: &ForecastParameters,
 ) -> Result<ForecastReport, ApiError> {
     let query =
         UsageQuery { top: ten(), days: within("days", parameters.days, MOST_DAYS)?, cold_days: month() };
     let now = Timestamp::now();
     let mut items = Vec::new();
-    for place in registry.places(viewer) {
+    let own: HashSet<String> = registry.places(viewer).into_iter().map(|place| place.id).collect();
+    for place in registry.places(quota_viewer) {
         let available = registry.available_bytes(&place.id);
         let (forecast, growing, growth_since) =
             match usage::growth(&service.index_path(&place.id), query, available, now) {
-                Ok((forecast, growing, since)) => (Some(forecast), growing, since),
+                Ok((forecast, growing, since)) if own.contains(&place.id) => (Some(forecast), growing, since),
+                // Who sets limits need not know the names of directories.
+                Ok((forecast, _, since)) => (Some(forecast), Vec::new(), since),
                 Err(UsageError::Missing) => (None, Vec::new(), None),
                 Err(error) => return Err(refusal(&place.name, &error)),
             };

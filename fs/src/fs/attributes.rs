@@ -6,7 +6,6 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
-use super::tracking::charge;
 use super::{Caller, GuardFs, borrow, is_virtual};
 use crate::backing::{Stat, proc_path, stat_of};
 use crate::fail_point::{self, Stage};
@@ -146,7 +145,7 @@ impl GuardFs {
             let file = self.backing.open(&inode.handle, OFlags::WRONLY | OFlags::NONBLOCK)?;
             truncate(file.as_fd())?;
         }
-        let delta = charge(&stat_of(fd)?).saturating_sub(charge(&before));
+        let delta = self.charge(&stat_of(fd)?).saturating_sub(self.charge(&before));
         self.note(caller.did(Operation::Truncate, node).range(0, size).costing(0, delta));
         Ok(())
     }

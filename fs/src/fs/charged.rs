@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::{OFlags, StatVfs};
 use rustix::io::Errno;
 
-use super::charging::{Accounting, Mapper, Names};
+use super::charging::{Mapper, Names};
 use super::{GuardFs, borrow};
+use crate::accounting::Accounting;
 use crate::backing::{Backing, Stat, stat_of};
 use crate::inode::Life;
 use crate::quota::{Account, Cells, HostSpace, Ledger};
@@ -61,15 +62,20 @@ impl Seat {
     }
 
     pub(super) fn accounting_of(&self, backing: &Backing) -> Accounting {
-        self.accounting.unwrap_or_else(|| match backing.filesystem_magic() {
-            Ok(magic::EXT4 | magic::BTRFS | magic::TMPFS) => Accounting::Allocated,
-            Ok(magic::XFS) => Accounting::AllocatedToSize,
-            Ok(_) => Accounting::Logical,
-            Err(errno) => {
-                tracing::warn!(%errno, "filesystem is not known; sizes are counted instead of blocks");
-                Accounting::Logical
-            }
-        })
+        self.accounting.unwrap_or_else(|| natural_accounting(backing))
+    }
+}
+
+/// How bytes are counted on a filesystem unless somebody says otherwise.
+pub(super) fn natural_accounting(backing: &Backing) -> Accounting {
+    match backing.filesystem_magic() {
+        Ok(magic::EXT4 | magic::BTRFS | magic::TMPFS) => Accounting::Allocated,
+        Ok(magic::XFS) => Accounting::AllocatedToSize,
+        Ok(_) => Accounting::Logical,
+        Err(errno) => {
+            tracing::warn!(%errno, "filesystem is not known; sizes are counted instead of blocks");
+            Accounting::Logical
+        }
     }
 }
 
@@ -265,8 +271,8 @@ impl GuardFs {
     }
 
     /// Returns how bytes are counted.
-    pub(crate) fn accounting(&self) -> Option<Accounting> {
-        self.charging.as_ref().map(super::charging::Charging::accounting)
+    pub(crate) fn accounting(&self) -> Accounting {
+        self.accounting
     }
 }
 

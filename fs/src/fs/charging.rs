@@ -29,6 +29,7 @@ use rustix::io::Errno;
 
 pub(super) use self::names::Names;
 use super::recount::Recount;
+use crate::accounting::Accounting;
 use crate::backing::Stat;
 use crate::quota::{Account, Refusal, Reservation};
 use crate::state::mark;
@@ -47,37 +48,6 @@ const ECHO: Duration = Duration::from_secs(10);
 const MAX_GLOWING: usize = 65_536;
 /// A file of so many bytes fits into the extents that an ext4 inode holds itself.
 const SELF_CONTAINED: u64 = 4 * BLOCK;
-
-/// How an inode's bytes are counted (`quota report` shows it).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Accounting {
-    /// Blocks allocated on the disk: ext4, tmpfs, btrfs without compression.
-    Allocated,
-    /// The same, but never more than the size: XFS allocates speculatively beyond the end.
-    AllocatedToSize,
-    /// The size in whole blocks: where `st_blocks` lags or lies (network filesystems, compression).
-    Logical,
-}
-
-impl Accounting {
-    /// Returns the bytes that a regular file is billed for; whole blocks of 4 KiB.
-    pub(crate) fn charge(self, stat: &Stat) -> u64 {
-        if u32::from(stat.stx_mode) & libc::S_IFMT != libc::S_IFREG {
-            return 0;
-        }
-        self.charge_of(stat.stx_size, stat.stx_blocks)
-    }
-
-    fn charge_of(self, size: u64, blocks: u64) -> u64 {
-        let allocated = ceil_block(blocks.saturating_mul(512));
-        match self {
-            Self::Allocated => allocated,
-            Self::AllocatedToSize => allocated.min(ceil_block(size)),
-            Self::Logical => ceil_block(size),
-        }
-    }
-}
 
 /// Rounds up to whole blocks.
 pub(super) fn ceil_block(bytes: u64) -> u64 {

@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::charging::{Accounting, Charging};
+use super::charging::Charging;
 use super::open_files::OpenFile;
 use super::virtual_dir::is_virtual_handle;
 use super::{Caller, GuardFs, is_virtual};
+use crate::accounting::Accounting;
 use crate::fail_point::{self, Stage};
 use crate::journal::Running;
 use crate::sys::identity;

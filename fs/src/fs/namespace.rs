@@ -9,7 +9,6 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::charging::{Charging, Names};
-use super::tracking::charge;
 use super::virtual_dir::{is_reserved, is_virtual};
 use super::{Caller, Entry, GuardFs, borrow};
 use crate::backing::stat_of;
@@ -363,7 +362,7 @@ impl GuardFs {
             self.backing.forget(&inode.handle);
         }
         let is_pinned = loses_last_name && self.table.knows(inode.node);
-        let freed = if loses_last_name { charge(&child.stat) } else { 0 };
+        let freed = if loses_last_name { self.charge(&child.stat) } else { 0 };
         Some(Victim { node: inode.node, is_dir: inode.is_dir(), is_pinned, fd, freed })
     }
 

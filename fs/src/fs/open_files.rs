@@ -18,7 +18,6 @@ use rustix::io::Errno;
 
 use super::charging::{Charge, Charging, Mapper, Names};
 use super::kept_fd::{FileRef, KeptFd};
-use super::tracking::charge;
 use super::virtual_dir::is_virtual_handle;
 use super::{Caller, Entry as NodeEntry, GuardFs, borrow};
 use crate::backing::stat_of;
@@ -275,7 +274,7 @@ impl GuardFs {
         }
         if flags.contains(OFlags::TRUNC) {
             // Apart from the opening, because the bits of a privileged file stay if the caller may keep them.
-            let before = charge(&stat_of(opened.as_fd())?);
+            let before = self.charge(&stat_of(opened.as_fd())?);
             let truncate = || rustix::fs::ftruncate(&opened, 0);
             let truncate = || {
                 if is_privileged && self.is_allowed_privilege(caller) {

@@ -14,14 +14,6 @@ use crate::backing::{Child, Stat, proc_path};
 use crate::inode::ROOT_NODE;
 use crate::tracker::{Operation, Record};
 
-/// What a file is charged with, bytes: what is allocated, in blocks of 4 KiB. Nothing but regular files is.
-pub(super) fn charge(stat: &Stat) -> i64 {
-    if u32::from(stat.stx_mode) & libc::S_IFMT != libc::S_IFREG {
-        return 0;
-    }
-    i64::try_from(stat.stx_blocks.saturating_mul(512).next_multiple_of(4096)).unwrap_or(i64::MAX)
-}
-
 impl Caller {
     /// Begins a record of what the caller has just done.
     pub(super) fn did(self, operation: Operation, node: u64) -> Record {
@@ -34,6 +26,12 @@ impl GuardFs {
     pub(crate) fn start_tracking(self: &Arc<Self>) {
         let fs = Arc::downgrade(self);
         self.tracker.set_locate(Box::new(move |node| fs.upgrade()?.locate(node)));
+    }
+
+    /// Returns what a file counts for, bytes, for the difference that a record tells: by the rule of the quota, which is
+    /// that of the filesystem where nobody pays.
+    pub(super) fn charge(&self, stat: &Stat) -> i64 {
+        i64::try_from(self.accounting.charge(stat)).unwrap_or(i64::MAX)
     }
 
     /// Notes what has happened.

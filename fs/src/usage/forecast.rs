@@ -43,6 +43,7 @@ pub(super) fn forecast(past: Past, available_bytes: Option<u64>) -> Forecast {
         last_week_bytes: last_week,
         bytes_per_day: pace,
         seconds_to_full,
+        checkpoint_bytes: None,
     }
 }
 

@@ -33,6 +33,9 @@ pub(super) const COMPARED_BYTES: i64 = 1 << 20;
 /// Share of a directory's growth that a child must have to be named in its place, percent.
 const CHILD_SHARE: i64 = 90;
 
+/// Files of one checkpoint are written within this many seconds.
+const WRITTEN_TOGETHER_SECS: i64 = 120;
+
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UsageQuery {
@@ -113,7 +116,7 @@ pub(crate) fn report(
         caches: reader.caches().map_err(&read)?,
         duplicates,
         duplicates_unknown,
-        forecast: forecast(reader.past(hour).map_err(&read)?, subject.available_bytes),
+        forecast: reader.forecast(hour, subject.available_bytes).map_err(&read)?,
     })
 }
 
@@ -136,8 +139,8 @@ pub(crate) fn growth(
     let hour = now.as_second() / 3600;
     let since = reader.growth_since(hour - i64::from(query.days) * 24).map_err(&read)?;
     let growing = reader.growing(since, query.top).map_err(&read)?;
-    let past = reader.past(hour).map_err(&read)?;
-    Ok((forecast(past, available_bytes), growing, time(since.saturating_mul(3600))))
+    let forecast = reader.forecast(hour, available_bytes).map_err(&read)?;
+    Ok((forecast, growing, time(since.saturating_mul(3600))))
 }
 
 fn time(seconds: i64) -> Option<String> {
@@ -457,6 +460,30 @@ impl Reader {
             .optional()
             // No change since then.
             .map(|bytes| bytes.unwrap_or(now))
+    }
+
+    fn forecast(&self, hour: i64, available_bytes: Option<u64>) -> rusqlite::Result<Forecast> {
+        let checkpoint_bytes = self.newest_checkpoint()?.map(unsigned);
+        Ok(Forecast { checkpoint_bytes, ..forecast(self.past(hour)?, available_bytes) })
+    }
+
+    /// What the newest checkpoint of the workspace takes: one file, or several that were written together.
+    fn newest_checkpoint(&self) -> rusqlite::Result<Option<i64>> {
+        let checkpoint = kind::code(FileKind::Checkpoint);
+        let newest: Option<(i64, i64)> = self
+            .connection
+            .query_row(
+                "SELECT parent, mtime FROM file WHERE kind = ?1 AND home = 1 ORDER BY mtime DESC LIMIT 1",
+                [checkpoint],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .optional()?;
+        let Some((directory, mtime)) = newest else { return Ok(None) };
+        self.connection.query_row(
+            "SELECT sum(charge) FROM file WHERE parent = ?1 AND kind = ?2 AND home = 1 AND mtime >= ?3",
+            (directory, checkpoint, mtime.saturating_sub(WRITTEN_TOGETHER_SECS)),
+            |row| row.get(0),
+        )
     }
 
     fn past(&self, hour: i64) -> rusqlite::Result<Past> {

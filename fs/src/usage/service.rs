@@ -18,8 +18,9 @@ use super::feed::UsageFeed;
 use super::filler::{Filler, WALKED_AT};
 use super::index::Index;
 use super::store::{self, UsageError};
-use super::walker::{Charging, Tree};
+use super::walker::Tree;
 use super::{feed, fingerprint, updater};
+use crate::accounting::Accounting;
 use crate::error_chain::one_line;
 use crate::tracker::Tracker;
 
@@ -117,10 +118,10 @@ impl UsageService {
         id: &str,
         name: &str,
         root: OwnedFd,
-        charging: Charging,
+        accounting: Accounting,
     ) -> Result<Arc<UsageFeed>, UsageError> {
         self.detach(id);
-        let tree = Tree::new(root, charging)
+        let tree = Tree::new(root, accounting)
             .map_err(|source| UsageError::Backing { action: "look at the root", source })?;
         let feed = Arc::new(UsageFeed::new(tree.ino()));
         let kept = Kept {
@@ -151,9 +152,9 @@ impl UsageService {
         tracker: &Tracker,
         name: &str,
         root: OwnedFd,
-        charging: Charging,
+        accounting: Accounting,
     ) -> Result<(), UsageError> {
-        let feed = self.attach(tracker.workspace(), name, root, charging)?;
+        let feed = self.attach(tracker.workspace(), name, root, accounting)?;
         tracker.follow(feed::follower(&feed));
         Ok(())
     }

@@ -19,8 +19,9 @@ use super::dirty::Dirty;
 use super::filler::Filler;
 use super::index::{Index, path_of};
 use super::query::{Subject, UsageQuery, report};
-use super::walker::{Charging, Tree};
+use super::walker::Tree;
 use super::*;
+use crate::accounting::Accounting;
 
 struct Ground {
     dir: tempfile::TempDir,
@@ -94,7 +95,7 @@ impl Ground {
 fn tree(path: &Path) -> Tree {
     let root = OwnedFd::from(std::fs::File::open(path).unwrap());
     // Sizes, because blocks may still change while the filesystem writes back.
-    Tree::new(root, Charging::Logical).unwrap()
+    Tree::new(root, Accounting::Logical).unwrap()
 }
 
 fn walk(index: &Arc<Mutex<Index>>, tree: &Tree, second: i64) {
@@ -458,6 +459,8 @@ fn report_names_what_is_large_cold_and_growing() {
     assert_eq!(growth, [("models/run8", 8 << 20)]);
     assert_eq!(report.forecast.last_day_bytes, Some(8 << 20));
     assert_eq!(report.forecast.seconds_to_full, Some(128 * 86_400));
+    // The two files of one run were written together; that of the other run is another checkpoint.
+    assert_eq!(report.forecast.checkpoint_bytes, Some(10 << 20));
     assert_eq!(report.caches[0].rule, "pip-cache");
     assert_eq!((report.caches[1].rule.as_str(), report.caches[1].directories), ("python-bytecode", 2));
     assert_eq!(report.caches[1].largest, "src/lib/__pycache__");
@@ -589,7 +592,7 @@ fn service_counts_a_workspace_and_follows_it() {
     ground.write("a/x.pt", 50_000, 7);
     let service = UsageService::start(ground.dir.path()).unwrap();
     let root = OwnedFd::from(std::fs::File::open(ground.path("")).unwrap());
-    let feed = service.attach("w1", "bert", root, Charging::Logical).unwrap();
+    let feed = service.attach("w1", "bert", root, Accounting::Logical).unwrap();
     let file = service.index_path("w1");
     let bytes = |expected: u64| {
         let deadline = Instant::now() + Duration::from_secs(20);

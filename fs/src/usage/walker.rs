@@ -13,46 +13,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::index::{Found, What};
-
-/// Space is charged in blocks of this many bytes.
-const BLOCK: u64 = 4096;
-
-/// How a file's charge follows from what stat(2) says of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Charging {
-    /// Allocated blocks.
-    Allocated,
-    /// Allocated blocks, but not more than the size: XFS allocates ahead.
-    AllocatedWithinSize,
-    /// The size: the filesystem does not know its blocks in time.
-    Logical,
-}
-
-impl Charging {
-    /// Returns how files on a filesystem of that type are charged.
-    pub(crate) fn of_filesystem(filesystem: &str) -> Self {
-        match filesystem {
-            "xfs" => Self::AllocatedWithinSize,
-            "nfs" | "nfs4" | "cifs" | "smb3" | "zfs" | "overlay" | "ceph" | "fuse" => Self::Logical,
-            _ => Self::Allocated,
-        }
-    }
-
-    /// Returns the charge of what `stat` describes, bytes.
-    pub(crate) fn charge(self, stat: &Stat) -> u64 {
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return 0;
-        }
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let allocated = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
-        let charged = match self {
-            Self::Allocated => allocated,
-            Self::AllocatedWithinSize => allocated.min(size.next_multiple_of(BLOCK)),
-            Self::Logical => size,
-        };
-        charged.next_multiple_of(BLOCK)
-    }
-}
+use crate::accounting::Accounting;
 
 /// Visits one name after the other; `charge` is what the quota counts for the inode, however many names it has.
 pub(crate) trait Visitor {
@@ -77,7 +38,7 @@ pub(crate) struct Tree {
     root: OwnedFd,
     device: u64,
     ino: u64,
-    charging: Charging,
+    accounting: Accounting,
 }
 
 /// What looking at a directory or a name gave.
@@ -93,9 +54,9 @@ impl Tree {
     ///
     /// # Errors
     /// As fstat(2).
-    pub(crate) fn new(root: OwnedFd, charging: Charging) -> Result<Self, Errno> {
+    pub(crate) fn new(root: OwnedFd, accounting: Accounting) -> Result<Self, Errno> {
         let stat = rustix::fs::fstat(&root)?;
-        Ok(Self { root, device: stat.st_dev, ino: stat.st_ino, charging })
+        Ok(Self { root, device: stat.st_dev, ino: stat.st_ino, accounting })
     }
 
     /// Returns the number of the root.
@@ -162,17 +123,14 @@ impl Tree {
     }
 
     fn found(&self, stat: &Stat) -> Found {
-        Found {
-            ino: stat.st_ino,
-            what: match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory => What::Directory,
-                FileType::RegularFile => What::File,
-                _ => What::Special,
-            },
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            charge: self.charging.charge(stat),
-            mtime: stat.st_mtime,
-        }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+        let (what, charge) = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => (What::Directory, 0),
+            FileType::RegularFile => (What::File, self.accounting.charge_of(size, blocks)),
+            _ => (What::Special, 0),
+        };
+        Found { ino: stat.st_ino, what, size, charge, mtime: stat.st_mtime }
     }
 
     /// Returns the names in an open directory.

@@ -33,7 +33,7 @@ use crate::mounting::{
 use crate::roots_watch::RootsWatch;
 use crate::session::OwnershipPolicy;
 use crate::tracker::Recorder;
-use crate::usage::{Charging, UsageService};
+use crate::usage::UsageService;
 
 /// How often mounts are looked after.
 const TICK: Duration = Duration::from_secs(2);
@@ -518,10 +518,10 @@ impl Driver {
     /// Lets the usage index follow a workspace. Without it everything else works.
     pub(super) fn count_usage(&self, record: &WorkspaceRecord, mounted: &Mounted) {
         let tracker = self.recorder.tracker(&record.id);
-        let charging = Charging::of_filesystem(&mounted.backing().filesystem);
         let followed = match mounted.plain_directory() {
             Ok(root) => {
-                self.usage.follow(&tracker, &record.name, root, charging).map_err(|error| one_line(&error))
+                let followed = self.usage.follow(&tracker, &record.name, root, mounted.accounting());
+                followed.map_err(|error| one_line(&error))
             }
             Err(errno) => Err(errno.to_string()),
         };

@@ -202,7 +202,8 @@ pub(super) fn size(bytes: u64) -> String {
 
 fn write_to(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
-    let _ = text.write_fmt(arguments);
+    // A String takes everything.
+    text.write_fmt(arguments).ok();
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use wsguard_api::{ApiError, PolicyDocument};
 use wsguard_api::{
-    Binding, ErrorCode, ExplainedScope, Explanation, Limits, QuotaMode, QuotaReport, QuotaRow, QuotaState,
-    SCHEMA_VERSION, ScopeRef, Usage,
+    Binding, Counting, ErrorCode, ExplainedScope, Explanation, Limits, QuotaMode, QuotaReport, QuotaRow,
+    QuotaState, SCHEMA_VERSION, ScopeRef, Usage,
 };
 
 use super::registry::Viewer;
@@ -28,6 +28,8 @@ pub(crate) struct ProjectView {
     /// `st_dev` of the filesystem below, as of the last mount.
     pub(crate) device: Option<u64>,
     pub(crate) is_mounted: bool,
+    /// How it is counted, while it is mounted.
+    pub(crate) counting: Option<Counting>,
 }
 
 impl ProjectView {
@@ -40,6 +42,7 @@ impl ProjectView {
             owner_uid: record.owner_uid,
             device: record.identity.as_ref().map(|identity| identity.device),
             is_mounted: true,
+            counting: None,
         }
     }
 
@@ -331,6 +334,7 @@ impl Look<'_> {
             group,
             dir: project.map(|project| project.dir.clone()),
             is_mounted: project.is_some_and(|project| project.is_mounted),
+            counting: project.and_then(|project| project.counting.clone()),
             used: None,
             reserved: Usage::default(),
             bytes_hard: resolved.raised(resolved.limits.bytes_hard, self.now, |boost| boost.bytes),
@@ -432,6 +436,7 @@ mod tests {
             owner_uid,
             device: Some(7),
             is_mounted,
+            counting: None,
         }
     }
 

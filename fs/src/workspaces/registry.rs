@@ -8,12 +8,15 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use wsguard_api::{
-    ApiError, Coherence, DataPath, ErrorCode, MountUser, UnguardedDirectory, Workspace, WorkspaceState,
+    AccountingMode, ApiError, Coherence, Counting, DataPath, ErrorCode, LastRecount, MountUser,
+    UnguardedDirectory, Usage, Workspace, WorkspaceState,
 };
 
+use crate::accounting::Accounting;
 use crate::catalog::WorkspaceRecord;
 use crate::changed_outside::OutsideSearch;
 use crate::mounting::{Mounted, Occupied};
+use crate::quota::{self, Account};
 
 use super::quota_board::{ProjectView, QuotaBoard};
 
@@ -128,6 +131,10 @@ impl Registry {
     pub(crate) fn projects(&self) -> Vec<ProjectView> {
         let view = |entry: &Entry| ProjectView {
             is_mounted: matches!(entry.standing, Standing::Mounted(_)),
+            counting: match &entry.standing {
+                Standing::Mounted(mounted) => Some(counting_of(mounted)),
+                Standing::Unmounted | Standing::Dead(_) | Standing::Failed(_) => None,
+            },
             ..ProjectView::of(&entry.record)
         };
         self.contents.lock().entries.values().map(view).collect()
@@ -326,13 +333,15 @@ impl Registry {
         drop(removed);
     }
 
-    /// Returns how many bytes may still be written to a workspace, as far as anybody knows: nobody does while it is
-    /// not mounted.
+    /// Returns how many bytes may still be written to a workspace, as far as anybody knows (nobody does while it is not
+    /// mounted): what the tightest of its limits leaves, or the filesystem below, as `df` in it shows.
     pub(crate) fn available_bytes(&self, id: &str) -> Option<u64> {
-        let directory = self.mounted(id)?.plain_directory().ok()?;
+        let mounted = self.mounted(id)?;
         // Outside the registry's lock: the filesystem may be slow.
-        let space = rustix::fs::fstatvfs(directory).ok()?;
-        Some(space.f_bavail.saturating_mul(space.f_frsize))
+        let host = mounted.host_space().ok()?;
+        let left =
+            |account: &Arc<Account>| account.statfs(host).blocks_available.saturating_mul(quota::BLOCK_BYTES);
+        Some(mounted.account().map_or(host.available_bytes, left))
     }
 
     /// Returns the patterns of directories that are guarded as they appear.
@@ -395,6 +404,23 @@ impl Registry {
             bypassing: entry.bypassing.clone(),
         }
     }
+}
+
+/// Returns how a workspace is counted. Waits for nothing.
+fn counting_of(mounted: &Mounted) -> Counting {
+    let last_recount = mounted.last_recount().map(|last| LastRecount {
+        at: last.at.to_string(),
+        took_ms: u64::try_from(last.took.as_millis()).unwrap_or(u64::MAX),
+        counted: Usage { bytes: last.found.bytes, inodes: last.found.inodes },
+        drift_bytes: last.found.drift_bytes,
+        drift_inodes: last.found.drift_inodes,
+    });
+    let accounting = match mounted.accounting() {
+        Accounting::Allocated => AccountingMode::Allocated,
+        Accounting::AllocatedToSize => AccountingMode::AllocatedToSize,
+        Accounting::Logical => AccountingMode::Logical,
+    };
+    Counting { accounting, last_recount }
 }
 
 fn entry_warnings(entry: &Entry) -> Vec<String> {

@@ -140,6 +140,7 @@ pub(super) mod tests {
             inodes_grace_until: None,
             state: QuotaState::Ok,
             refused: 0,
+            counting: None,
         }
     }
 

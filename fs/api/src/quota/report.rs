@@ -66,6 +66,46 @@ pub struct QuotaRow {
     pub state: QuotaState,
     /// Operations that were refused since the daemon started.
     pub refused: u64,
+    /// How a mounted project is counted; absent for everything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counting: Option<Counting>,
+}
+
+/// What the bytes of a file are, for quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AccountingMode {
+    /// Blocks allocated on the disk.
+    Allocated,
+    /// Blocks allocated on the disk, but never more than the size: the filesystem allocates ahead.
+    AllocatedToSize,
+    /// The size in whole blocks: the filesystem's blocks come late, or say little.
+    Logical,
+}
+
+/// How a project is counted, and when that was done anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counting {
+    /// The rule.
+    pub accounting: AccountingMode,
+    /// The last recount; absent until one is done after the mount.
+    pub last_recount: Option<LastRecount>,
+}
+
+/// What the last recount of a project found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRecount {
+    /// When it ended, RFC 3339.
+    pub at: String,
+    /// How long it took, milliseconds.
+    pub took_ms: u64,
+    /// What the files came to.
+    pub counted: Usage,
+    /// Counted less what the counters said, bytes. The first count after a mount, after a crash or after edits below the
+    /// mount is there to find a difference.
+    pub drift_bytes: i64,
+    /// As `drift_bytes`, for inodes.
+    pub drift_inodes: i64,
 }
 
 /// Where one part of a scope's limits comes from.
