@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use tracing::{error, info, warn};
@@ -153,6 +154,23 @@ impl Driver {
         self.quota.told = wanted;
     }
 
+    /// Brings what is mounted below the groups that the owners are in now.
+    pub(super) fn regroup(&self) {
+        let ids = self.registry.ids();
+        let mounted = ids.iter().filter_map(|id| self.registry.mounted(id));
+        let lingering = self.lingering.iter().map(|lingering| Arc::clone(&lingering.mounted));
+        for mounted in mounted.chain(lingering) {
+            self.regroup_one(&mounted);
+        }
+    }
+
+    /// The same for one; a worker that takes over finds it in the group of the moment in which it was mounted.
+    pub(super) fn regroup_one(&self, mounted: &Mounted) {
+        let Some(account) = mounted.account() else { return };
+        let group = account.owner().and_then(|owner| self.registry.quota().group_of(owner));
+        account.regroup(group.as_deref());
+    }
+
     /// Does what a client asks, or tells what it would do.
     pub(super) fn quota_request(&mut self, uid: u32, request: &QuotaRequest) -> Result<QuotaPlan, ApiError> {
         let now = Timestamp::now();
@@ -182,6 +200,7 @@ impl Driver {
             let audit = NewAudit { at: now, uid: Some(uid), reason, changes: &plan.changes };
             self.store_policy(after, &audit)?;
             self.tell_ledger(&facts);
+            self.regroup();
             self.keep_clocks();
         }
         plan.applied = true;
