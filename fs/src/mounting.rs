@@ -525,6 +525,11 @@ impl Mounted {
         self.session.last_recount()
     }
 
+    /// Returns the counts since the last call that found a difference which nothing explains.
+    pub(crate) fn take_surprises(&self) -> Vec<LastRecount> {
+        self.session.take_surprises()
+    }
+
     /// Counts it now; takes seconds for a million files.
     pub(crate) fn recount(&self) -> Result<Recounted, String> {
         self.session.recount()
