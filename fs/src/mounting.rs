@@ -7,6 +7,7 @@
 
 mod abilities;
 mod attach;
+mod compression;
 mod error;
 pub(crate) mod mountinfo;
 mod payer;
@@ -186,12 +187,18 @@ pub(crate) fn mount(
     stale::expect_dead(plan.mount_point(), &table)?;
     let root = BackingRoot::take(&dir, &table)?;
     let (backing, identity) = examine(&root, &plan.dir)?;
+    let payer = plan.payer.clone().map(|mut payer| {
+        if compression::compresses(&backing.filesystem, root.readable.as_fd(), &plan.dir, &table) {
+            payer.accounting.get_or_insert(Accounting::Logical);
+        }
+        payer
+    });
     check_expected(plan, &root, &identity)?;
     let source = prepare_source(plan, &table)?;
 
     let opened = link.open(&plan.id)?;
     let shown_at = mount_point.as_ref().unwrap_or(&dir);
-    let attempt = serve_and_attach(link, ledger, plan, opened, (&root, &backing), &source, shown_at);
+    let attempt = serve_and_attach(link, ledger, plan, payer, opened, (&root, &backing), (&source, shown_at));
     let (session, keeper_session, device, mounted_at) = attempt?;
     info!(workspace = %plan.id, name = %plan.name, dir = %plan.dir.display(), "workspace mounted");
     Ok(Mounted {
@@ -292,13 +299,13 @@ fn serve_and_attach(
     link: &KeeperLink,
     ledger: &Arc<Ledger>,
     plan: &MountPlan,
+    payer: Option<Payer>,
     opened: OpenedSession,
     (root, backing): (&BackingRoot, &BackingInfo),
-    source: &Place,
-    mount_point: &Place,
+    (source, mount_point): (&Place, &Place),
 ) -> Result<Serving, MountError> {
     let keeper_session = opened.session;
-    let result = serve(link, ledger, plan, opened, root, backing).and_then(|(session, mount)| {
+    let result = serve(link, ledger, plan, payer, opened, (root, backing)).and_then(|(session, mount)| {
         let mounted_at = Timestamp::now();
         match attach_both(mount, source, mount_point) {
             Ok(device) => Ok((session, keeper_session, device, mounted_at)),
@@ -320,14 +327,14 @@ fn serve(
     link: &KeeperLink,
     ledger: &Arc<Ledger>,
     plan: &MountPlan,
+    payer: Option<Payer>,
     opened: OpenedSession,
-    root: &BackingRoot,
-    backing: &BackingInfo,
+    (root, backing): (&BackingRoot, &BackingInfo),
 ) -> Result<(Session, OwnedFd), MountError> {
     let copy = rustix::io::fcntl_dupfd_cloexec(&root.clone, 3)
         .map_err(|errno| path_error("copy the descriptor of", &plan.dir, errno))?;
     let mount = superblock::create(opened.device.as_fd(), &plan.name)?;
-    let seat = plan.payer.as_ref().map(|payer| payer.seat(ledger, &plan.id, root)).transpose();
+    let seat = payer.as_ref().map(|payer| payer.seat(ledger, &plan.id, root)).transpose();
     let options = SessionOptions {
         name: plan.name.clone(),
         ownership: plan.ownership,
@@ -337,7 +344,7 @@ fn serve(
         tracker: Arc::clone(&plan.tracker),
         pages: Arc::clone(&plan.pages),
     };
-    let notes = SessionNotes::of(plan, backing).to_text();
+    let notes = SessionNotes::of(plan, payer, backing).to_text();
     let session = Session::start(opened.device, opened.state, copy, options)?;
     session.watch();
     let adopted = connection_of(mount.as_fd())
@@ -520,6 +527,11 @@ impl Mounted {
     /// Returns what the last count found, if it was counted since this worker serves it.
     pub(crate) fn last_recount(&self) -> Option<LastRecount> {
         self.session.last_recount()
+    }
+
+    /// Returns the counts since the last call that found a difference which nothing explains.
+    pub(crate) fn take_surprises(&self) -> Vec<LastRecount> {
+        self.session.take_surprises()
     }
 
     /// Counts it now; takes seconds for a million files.

@@ -13,8 +13,10 @@
 //! - `used` never goes below 0: it stops there, and an alarm counts how often.
 //!
 //! Threads: [`Account::reserve`] and everything that settles is called by every thread that serves requests. It takes
-//! no lock unless it refuses or waits for the watermark; its cost is one compare-and-swap a scope and dimension. The
-//! rest ([`Ledger::tick`], limits, reports) is for one or two threads beside them. Lock order: tables, then one book.
+//! no lock that anybody holds for long, unless it refuses or waits for the watermark: its project's chain, shared, which
+//! is locked exclusively only to replace a group. Its cost is one compare-and-swap a scope and dimension. The rest
+//! ([`Ledger::tick`], limits, reports, groups) is for one or two threads beside them. Lock order: tables, one chain, then
+//! one book.
 //!
 //! The time is always given by the caller; a wall clock that jumps is kept from ending grace periods ([`clock`]).
 

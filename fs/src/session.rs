@@ -212,6 +212,11 @@ impl Session {
         self.books.get().and_then(books::Books::last)
     }
 
+    /// Returns the recounts since the last call that found a difference which nothing explains.
+    pub fn take_surprises(&self) -> Vec<LastRecount> {
+        self.books.get().map(books::Books::take_surprises).unwrap_or_default()
+    }
+
     /// Returns the account that pays, if anything is counted.
     pub(crate) fn account(&self) -> Option<&Arc<Account>> {
         self.fs.account()

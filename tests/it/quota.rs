@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     os::unix::fs::{chown, symlink},
     path::{Path, PathBuf},
     time::Duration,
@@ -441,4 +442,27 @@ fn check_counts_a_mounted_workspace_and_finds_no_difference() {
     ground.quota_as(OWNER + 1, &[], &["check", "bert"]).expect_code(3);
     ground.daemon.command().arg("umount").arg(&ground.dir).ok();
     ground.quota(&["check", "bert"]).expect_code(4);
+}
+
+#[test]
+fn a_user_who_changes_groups_takes_what_is_used_along_at_once() {
+    require!(fuse);
+    let ground = Ground::new("");
+    let owner = OWNER.to_string();
+    let group = |name: &str| ScopeRef::Group { name: name.to_owned() };
+    let used = |ground: &Ground, name: &str| ground.row(&group(name)).used.map(|used| used.bytes);
+    for name in ["red", "blue"] {
+        ground.set(&[&format!("group:{name}"), "1G"]);
+    }
+    ground.quota(&["template", "assign", "red", &owner]).ok();
+    let mut file = fs::File::create(ground.dir.join("file")).unwrap();
+    file.write_all(&[7; 10_000]).unwrap();
+    assert_eq!((used(&ground, "red"), used(&ground, "blue")), (Some(12_288), Some(0)));
+    ground.quota(&["template", "assign", "blue", &owner]).ok();
+    assert_eq!((used(&ground, "red"), used(&ground, "blue")), (Some(0), Some(12_288)));
+    // The file is still open, and the next worker was told of the first group.
+    kill(ground.daemon.worker_pid(), Signal::KILL);
+    file.write_all(&[7; 10_000]).unwrap();
+    wait_until("the takeover is booked", Duration::from_secs(20), || used(&ground, "blue") == Some(20_480));
+    assert_eq!(used(&ground, "red"), Some(0));
 }

@@ -275,6 +275,15 @@ fn notes(report: &UsageReport, is_verified: bool) -> Vec<String> {
             notes.push("the workspace is not mounted: the numbers are as of the last time it was".to_owned());
         }
     }
+    if report.unreadable > 0 {
+        notes.push(format!(
+            "{} could not be read by the last count and is not in the numbers; the daemon's log names the first",
+            match report.unreadable {
+                1 => "one directory or file".to_owned(),
+                more => format!("{more} directories or files"),
+            }
+        ));
+    }
     if report.coldest_is_partial && report.coldest.len() < 10 {
         notes.push("only the largest directories were searched for what has not changed".to_owned());
     }
@@ -320,6 +329,7 @@ mod tests {
             largest_files: vec![entry("models/run7/step-9000.pt", EntryType::File, 14 << 30)],
             coldest: vec![entry("data/old\u{1b}[31m", EntryType::Directory, 20 << 30)],
             cold_days: 30,
+            unreadable: 0,
             coldest_is_partial: false,
             kinds: vec![KindUsage { kind: FileKind::Checkpoint, bytes: 290 << 30, files: 21 }],
             growing: vec![Growth { path: "models/run7".into(), bytes: 61 << 30, inodes: 5 }],
@@ -389,8 +399,10 @@ mod tests {
         assert!(notes(&report, false).is_empty());
         report.state = IndexState::Unwatched;
         report.duplicates_unknown = 2;
+        report.unreadable = 3;
         let notes = notes(&report, false);
         assert!(notes[0].contains("not mounted"), "{notes:?}");
-        assert_eq!(notes[1], "2 checkpoints of one size not compared yet");
+        assert!(notes[1].starts_with("3 directories or files could not be read"), "{notes:?}");
+        assert_eq!(notes[2], "2 checkpoints of one size not compared yet");
     }
 }

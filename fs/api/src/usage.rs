@@ -186,6 +186,9 @@ pub struct UsageReport {
     pub state: IndexState,
     /// When the last complete walk ended, RFC 3339.
     pub walked_at: Option<String>,
+    /// Directories and files of the workspace that the last walk could not read: what is in them is not counted.
+    #[serde(default)]
+    pub unreadable: u64,
     /// Everything below the path, bytes.
     pub bytes: u64,
     /// Inodes, the directory itself included.

@@ -66,6 +66,8 @@ pub(crate) struct MountEntry {
     pub(crate) filesystem: String,
     /// The source field, `wsguard:<name>` for our mounts.
     pub(crate) source: OsString,
+    /// The options of the filesystem itself, separated by commas: `rw`, `compress=zstd:3`, …
+    pub(crate) filesystem_options: String,
 }
 
 impl MountEntry {
@@ -77,6 +79,12 @@ impl MountEntry {
     /// Returns whether the mount itself, not its filesystem, has the option.
     pub(crate) fn has_option(&self, option: &str) -> bool {
         self.options.split(',').any(|set| set == option)
+    }
+
+    /// Returns the values of the options of the filesystem with this name.
+    pub(crate) fn filesystem_option<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let options = self.filesystem_options.split(',').filter_map(|option| option.split_once('='));
+        options.filter(move |(key, _)| *key == name).map(|(_, value)| value)
     }
 
     /// Returns whether it is a FUSE mount of any kind.
@@ -137,6 +145,14 @@ impl MountTable {
         path.ancestors().find_map(|ancestor| self.top_at(ancestor))
     }
 
+    /// Returns the mount that plain files at `path` lie on: the nearest one that is no guard.
+    pub(crate) fn below_guards(&self, path: &Path) -> Option<&MountEntry> {
+        path.ancestors().find_map(|ancestor| {
+            let here = self.entries.iter().filter(|entry| entry.mount_point == ancestor);
+            here.rev().find(|entry| !entry.is_wsguard())
+        })
+    }
+
     /// Returns every mount of the superblock `device`.
     pub(crate) fn of_device(&self, device: DeviceNumber) -> impl Iterator<Item = &MountEntry> {
         self.entries.iter().filter(move |entry| entry.device == device)
@@ -169,7 +185,20 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     }
     let filesystem = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = unescape(fields.next()?);
-    Some(MountEntry { id, parent, device, root, mount_point, options, propagation, filesystem, source })
+    let filesystem_options =
+        fields.next().map(|options| String::from_utf8_lossy(options).into_owned()).unwrap_or_default();
+    Some(MountEntry {
+        id,
+        parent,
+        device,
+        root,
+        mount_point,
+        options,
+        propagation,
+        filesystem,
+        source,
+        filesystem_options,
+    })
 }
 
 fn number(field: &[u8]) -> Option<u64> {
@@ -252,6 +281,19 @@ mod tests {
             b"30 36 0:40 / /p rw - fuse.wsguard wsguard:p rw\n36 21 0:45 / /p rw - fuse.wsguard wsguard:p rw\n",
         );
         assert_eq!(beneath.top_at(Path::new("/p")).unwrap().id, 30);
+    }
+
+    #[test]
+    fn plain_files_lie_on_the_nearest_mount_that_is_no_guard() {
+        let table = MountTable::parse(
+            b"21 1 254:0 / / rw - ext4 /dev/vda rw\n\
+            40 21 0:50 / /data rw - btrfs /dev/vdb rw,compress=zstd:3,space_cache=v2\n\
+            41 40 0:51 / /data/p rw - fuse.wsguard wsguard:p rw\n",
+        );
+        let below = table.below_guards(Path::new("/data/p")).unwrap();
+        assert_eq!((below.id, below.filesystem_option("compress").next()), (40, Some("zstd:3")));
+        assert_eq!(below.filesystem_option("compress-force").next(), None);
+        assert_eq!(table.below_guards(Path::new("/home/p")).unwrap().id, 21);
     }
 
     #[test]

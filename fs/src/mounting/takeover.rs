@@ -38,13 +38,13 @@ pub(super) struct SessionNotes {
 }
 
 impl SessionNotes {
-    pub(super) fn of(plan: &MountPlan, backing: &BackingInfo) -> Self {
+    pub(super) fn of(plan: &MountPlan, payer: Option<Payer>, backing: &BackingInfo) -> Self {
         Self {
             name: plan.name.clone(),
             ownership: plan.ownership,
             threads: plan.threads,
             watch_limit: plan.watch_limit,
-            payer: plan.payer.clone(),
+            payer,
             mounted_at: Timestamp::now(),
             source: plan.source(),
             mount_point: plan.mount_point().to_path_buf(),

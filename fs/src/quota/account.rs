@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use parking_lot::RwLock;
+
 use super::meter::{FileClass, UNLIMITED};
 use super::refusal::Refusal;
 use super::scope::{Scope, smallest_grant};
 use super::space::{self, HostSpace, Statfs};
 use super::watermark::Watermark;
-use super::{Dimension, Ledger, whole_blocks};
+use super::{Dimension, Ledger, ScopeKey, whole_blocks};
 
 /// How often, and after what pause, a reservation that only others under way stand in the way of is tried again.
 const RETRIES: u32 = 20;
@@ -18,26 +20,43 @@ const RETRY_PAUSE: Duration = Duration::from_micros(500);
 /// A project that is attached. Its totals leave the parents' when the last reference is dropped.
 pub(crate) struct Account {
     ledger: Arc<Ledger>,
-    /// Project, user, group, pool: the order in which reservations are made.
-    chain: Vec<Arc<Scope>>,
+    project: Arc<Scope>,
+    /// Project, user, group, pool: the order in which reservations are made. Locked, shared, for the length of one
+    /// change, so that each is made on all scopes of one chain; exclusively only while the group is replaced, which
+    /// takes what is reserved along.
+    chain: RwLock<Vec<Arc<Scope>>>,
 }
 
 /// Where a reservation failed.
-struct Blocked<'a> {
-    scope: &'a Scope,
+struct Blocked {
+    scope: Arc<Scope>,
     dimension: Dimension,
     least: u64,
 }
 
 impl Account {
     /// Wraps scopes that the project has been entered in.
-    pub(super) fn new(ledger: Arc<Ledger>, chain: Vec<Arc<Scope>>) -> Self {
-        Self { ledger, chain }
+    pub(super) fn new(ledger: Arc<Ledger>, project: Arc<Scope>, chain: Vec<Arc<Scope>>) -> Self {
+        Self { ledger, project, chain: RwLock::new(chain) }
     }
 
     /// The project's own scope.
     fn project(&self) -> &Scope {
-        &self.chain[0]
+        &self.project
+    }
+
+    /// Who pays.
+    pub(crate) fn owner(&self) -> Option<u32> {
+        self.chain.read().iter().find_map(|scope| match scope.key {
+            ScopeKey::User(uid) => Some(uid),
+            ScopeKey::Pool(_) | ScopeKey::Group(_) | ScopeKey::Project(_) => None,
+        })
+    }
+
+    /// Moves the project to another group, or to none, with everything that it uses and that is reserved at this moment.
+    /// Never refused: a group that is over its limit by it may not grow.
+    pub(crate) fn regroup(&self, group: Option<&str>) {
+        self.ledger.regroup(&self.chain, group);
     }
 
     /// Reserves on every scope or on none: up to `bytes` (rounded up to whole blocks) and exactly `inodes`, for a file
@@ -75,9 +94,9 @@ impl Account {
         let (old, new) = (whole_blocks(old), whole_blocks(new));
         if new > old {
             let more = self.take_patiently(new - old, new - old, 0, file_end)?;
-            self.add_held(more);
+            add_held(&self.chain.read(), more);
         } else {
-            for scope in &self.chain {
+            for scope in &*self.chain.read() {
                 scope.meter(Dimension::Bytes).held().fetch_sub(old - new, Ordering::AcqRel);
                 scope.meter(Dimension::Bytes).give_back(old - new);
             }
@@ -88,15 +107,19 @@ impl Account {
     /// Enters a hold that was granted by a worker before this one. Never refused.
     pub(crate) fn adopt_hold(&self, bytes: u64) {
         let bytes = whole_blocks(bytes);
-        for scope in self.chain.iter().rev() {
+        let chain = self.chain.read();
+        for scope in chain.iter().rev() {
             scope.meter(Dimension::Bytes).add(bytes);
         }
-        self.add_held(bytes);
+        add_held(&chain, bytes);
     }
 
     /// Whether any scope limits bytes.
     pub(crate) fn limits_bytes(&self) -> bool {
-        self.chain.iter().any(|scope| scope.book.lock().limit_caps(Dimension::Bytes).small != UNLIMITED)
+        self.chain
+            .read()
+            .iter()
+            .any(|scope| scope.book.lock().limit_caps(Dimension::Bytes).small != UNLIMITED)
     }
 
     /// Whether use is assumed rather than counted.
@@ -106,8 +129,9 @@ impl Account {
 
     /// Marks use as assumed, or as counted.
     pub(crate) fn set_estimated(&self, is_estimated: bool) {
+        let chain = self.chain.read();
         let old = self.project().cells.estimated().swap(u64::from(is_estimated), Ordering::AcqRel) != 0;
-        for scope in &self.chain {
+        for scope in &*chain {
             match (old, is_estimated) {
                 (false, true) => {
                     scope.estimated.fetch_add(1, Ordering::AcqRel);
@@ -140,7 +164,7 @@ impl Account {
     pub(crate) fn correct(&self, drift_bytes: i64, drift_inodes: i64) {
         let changed =
             [self.change(Dimension::Bytes, drift_bytes, 0), self.change(Dimension::Inodes, drift_inodes, 0)];
-        for scope in &self.chain {
+        for scope in &*self.chain.read() {
             let mut book = scope.book.lock();
             if let Some(floor) = &mut book.floor {
                 for (dimension, changed) in Dimension::ALL.into_iter().zip(changed) {
@@ -166,8 +190,9 @@ impl Account {
     /// Tells how many bytes of the project's trash can be given back. For one thread at a time.
     #[cfg_attr(not(test), expect(dead_code, reason = "there is no trash yet"))]
     pub(crate) fn set_reclaimable(&self, bytes: u64) {
+        let chain = self.chain.read();
         let old = self.project().reclaimable.swap(bytes, Ordering::Relaxed);
-        for parent in &self.chain[1..] {
+        for parent in &chain[1..] {
             parent.reclaimable.fetch_add(bytes, Ordering::Relaxed);
             parent.reclaimable.fetch_sub(old, Ordering::Relaxed);
         }
@@ -175,7 +200,7 @@ impl Account {
 
     /// Computes what statfs(2) answers, with `host` as the backing filesystem's own answer.
     pub(crate) fn statfs(&self, host: HostSpace) -> Statfs {
-        space::statfs(&self.chain, host, self.project().reclaimable.load(Ordering::Relaxed))
+        space::statfs(&self.chain.read(), host, self.project().reclaimable.load(Ordering::Relaxed))
     }
 
     /// Takes, trying again for a moment where only operations under way stand in the way.
@@ -200,10 +225,11 @@ impl Account {
         }
     }
 
-    fn take(&self, bytes: u64, at_least: u64, inodes: u64, class: FileClass) -> Result<u64, Blocked<'_>> {
+    fn take(&self, bytes: u64, at_least: u64, inodes: u64, class: FileClass) -> Result<u64, Blocked> {
         let mut granted = bytes;
         let mut taken = [0; 2];
-        for (depth, scope) in self.chain.iter().enumerate() {
+        let chain = self.chain.read();
+        for (depth, scope) in chain.iter().enumerate() {
             let dimensions = [(Dimension::Bytes, granted), (Dimension::Inodes, inodes)];
             for (dimension, want) in dimensions {
                 if want == 0 {
@@ -211,18 +237,20 @@ impl Account {
                 }
                 let least = smallest_grant(dimension, want, at_least);
                 let Some((got, now)) = scope.meter(dimension).take(want, least, class) else {
-                    self.undo(depth, dimension, granted, inodes);
-                    return Err(Blocked { scope, dimension, least });
+                    undo(&chain, depth, dimension, granted, inodes);
+                    return Err(Blocked { scope: Arc::clone(scope), dimension, least });
                 };
                 if depth == 0 {
                     taken[dimension.index()] = now;
                 }
                 if dimension == Dimension::Bytes && got < granted {
-                    self.give_back(..depth, Dimension::Bytes, granted - got);
+                    give_back(&chain[..depth], Dimension::Bytes, granted - got);
                     granted = got;
                 }
             }
         }
+        // It may wait, and whoever replaces the group must not wait for that.
+        drop(chain);
         for (dimension, want) in [(Dimension::Bytes, granted), (Dimension::Inodes, inodes)] {
             if want != 0 {
                 self.ledger.persister().admit(self.project(), dimension, taken[dimension.index()]);
@@ -231,49 +259,31 @@ impl Account {
         Ok(granted)
     }
 
-    /// Takes a reservation back that failed in `dimension` at `depth`.
-    fn undo(&self, depth: usize, dimension: Dimension, bytes: u64, inodes: u64) {
-        let bytes_depth = depth + usize::from(dimension == Dimension::Inodes);
-        self.give_back(..bytes_depth, Dimension::Bytes, bytes);
-        self.give_back(..depth, Dimension::Inodes, inodes);
-    }
-
-    fn give_back(&self, depths: std::ops::RangeTo<usize>, dimension: Dimension, amount: u64) {
-        for scope in &self.chain[depths] {
-            scope.meter(dimension).give_back(amount);
-        }
-    }
-
-    fn add_held(&self, bytes: u64) {
-        for scope in &self.chain {
-            scope.meter(Dimension::Bytes).held().fetch_add(bytes, Ordering::AcqRel);
-        }
-    }
-
     /// Changes use by `delta` and ends a reservation of `reserved`. Returns by how much use did change.
     ///
     /// Order: `taken` is never less than use, and a parent's use never less than the sum of its projects'; so growth
     /// begins at the pool and with `taken`, and shrinking at the project and with use.
     fn change(&self, dimension: Dimension, delta: i64, reserved: u64) -> i64 {
         let amount = delta.unsigned_abs();
+        let chain = self.chain.read();
         if delta >= 0 {
-            for scope in self.chain.iter().rev() {
+            for scope in chain.iter().rev() {
                 scope.meter(dimension).add(amount.saturating_sub(reserved));
             }
-            for scope in self.chain.iter().rev().filter(|_| amount != 0) {
+            for scope in chain.iter().rev().filter(|_| amount != 0) {
                 scope.cells.used(dimension).fetch_add(amount, Ordering::AcqRel);
             }
-            self.give_back(..self.chain.len(), dimension, reserved.saturating_sub(amount));
+            give_back(&chain, dimension, reserved.saturating_sub(amount));
             if amount > reserved {
                 self.ledger.persister().note(self.project(), dimension);
             }
             return delta;
         }
         let credited = self.credit(dimension, amount);
-        for scope in &self.chain[1..] {
+        for scope in &chain[1..] {
             scope.cells.used(dimension).fetch_sub(credited, Ordering::AcqRel);
         }
-        self.give_back(..self.chain.len(), dimension, credited.saturating_add(reserved));
+        give_back(&chain, dimension, credited.saturating_add(reserved));
         0_i64.saturating_sub_unsigned(credited)
     }
 
@@ -299,7 +309,26 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        self.ledger.leave(&self.chain);
+        self.ledger.leave(self.chain.get_mut());
+    }
+}
+
+/// Takes a reservation back that failed in `dimension` at `depth`.
+fn undo(chain: &[Arc<Scope>], depth: usize, dimension: Dimension, bytes: u64, inodes: u64) {
+    let bytes_depth = depth + usize::from(dimension == Dimension::Inodes);
+    give_back(&chain[..bytes_depth], Dimension::Bytes, bytes);
+    give_back(&chain[..depth], Dimension::Inodes, inodes);
+}
+
+fn give_back(scopes: &[Arc<Scope>], dimension: Dimension, amount: u64) {
+    for scope in scopes {
+        scope.meter(dimension).give_back(amount);
+    }
+}
+
+fn add_held(chain: &[Arc<Scope>], bytes: u64) {
+    for scope in chain {
+        scope.meter(Dimension::Bytes).held().fetch_add(bytes, Ordering::AcqRel);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 
 use super::book::Book;
@@ -52,6 +52,19 @@ impl Tables {
             return scope.book.lock().clone();
         }
         self.resting.remove(key).unwrap_or_else(|| Book::new(self.clock.now()))
+    }
+
+    /// Puts a scope to rest that has no project any more.
+    fn retire(&mut self, scope: &Arc<Scope>) {
+        let is_ours = self.scopes.get(&scope.key).is_some_and(|entry| Arc::ptr_eq(entry, scope));
+        if !is_ours || scope.projects.load(Ordering::Acquire) > 0 {
+            return;
+        }
+        self.scopes.remove(&scope.key);
+        let book = std::mem::replace(&mut *scope.book.lock(), Book::new(Timestamp::MIN));
+        if !book.is_blank() {
+            self.resting.insert(scope.key.clone(), book);
+        }
     }
 
     /// Changes the book of a scope, with projects or without.
@@ -107,7 +120,7 @@ impl Ledger {
             enter(&parent, &scope);
             chain.push(parent);
         }
-        Arc::new(Account::new(Arc::clone(self), chain))
+        Arc::new(Account::new(Arc::clone(self), scope, chain))
     }
 
     /// Takes a project out of its parents' totals. Called once, when nothing can use it any more.
@@ -119,15 +132,34 @@ impl Ledger {
         }
         scope.projects.store(0, Ordering::Release);
         for scope in chain {
-            let is_ours = tables.scopes.get(&scope.key).is_some_and(|entry| Arc::ptr_eq(entry, scope));
-            if !is_ours || scope.projects.load(Ordering::Acquire) > 0 {
-                continue;
-            }
-            tables.scopes.remove(&scope.key);
-            let book = std::mem::replace(&mut *scope.book.lock(), Book::new(Timestamp::MIN));
-            if !book.is_blank() {
-                tables.resting.insert(scope.key.clone(), book);
-            }
+            tables.retire(scope);
+        }
+    }
+
+    /// Replaces the group in the chain of a project. What the project has leaves the one group's totals and enters the
+    /// other's while no change of it is under way; reservations that are open are settled on the new group.
+    pub(super) fn regroup(&self, chain: &RwLock<Vec<Arc<Scope>>>, group: Option<&str>) {
+        let wanted = group.map(|name| ScopeKey::Group(name.to_owned()));
+        let place =
+            |chain: &[Arc<Scope>]| chain.iter().position(|scope| matches!(scope.key, ScopeKey::Group(_)));
+        let mut tables = self.tables.lock();
+        let mut chain = chain.write();
+        let old = place(&chain);
+        if old.map(|place| &chain[place].key) == wanted.as_ref() {
+            return;
+        }
+        let project = Arc::clone(&chain[0]);
+        if let Some(key) = wanted {
+            let group = tables.parent(key);
+            enter(&group, &project);
+            // After the user, before the pool.
+            let pool = chain.len() - 1;
+            chain.insert(old.unwrap_or(pool), group);
+        }
+        let had = old.map(|place| place + usize::from(group.is_some()));
+        if let Some(group) = had.map(|place| chain.remove(place)) {
+            exit(&group, &project);
+            tables.retire(&group);
         }
     }
 
@@ -223,18 +255,21 @@ impl Ledger {
     }
 }
 
-/// Adds what a project has to a parent. Nobody uses the project yet.
+/// Adds what a project has to a parent. Nobody changes the project meanwhile.
 fn enter(parent: &Scope, project: &Scope) {
     shift_floor(parent, project, 1);
     for dimension in Dimension::ALL {
         parent.meter(dimension).add(project.meter(dimension).taken());
+        let held = project.meter(dimension).held().load(Ordering::Acquire);
+        parent.meter(dimension).held().fetch_add(held, Ordering::AcqRel);
         parent.cells.used(dimension).fetch_add(project.used(dimension), Ordering::AcqRel);
     }
+    parent.reclaimable.fetch_add(project.reclaimable.load(Ordering::Relaxed), Ordering::Relaxed);
     parent.estimated.fetch_add(project.estimated.load(Ordering::Acquire), Ordering::AcqRel);
     parent.projects.fetch_add(1, Ordering::AcqRel);
 }
 
-/// Takes what a project has from a parent. Nobody uses the project any more.
+/// Takes what a project has from a parent. Nobody changes the project meanwhile.
 fn exit(parent: &Scope, project: &Scope) {
     for dimension in Dimension::ALL {
         parent.cells.used(dimension).fetch_sub(project.used(dimension), Ordering::AcqRel);

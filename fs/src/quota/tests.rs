@@ -3,6 +3,7 @@
 mod grace;
 mod model;
 mod racing;
+mod regroup;
 mod reserve;
 mod space;
 mod watermark;

@@ -23,6 +23,12 @@ const QUIET: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_secs(10);
 /// … and so many times the duration of the one before.
 const REST_FACTOR: u32 = 20;
+/// Without any other reason it is counted so often, to find out whether the counters can be relied on …
+const AUDIT_INTERVAL: Duration = Duration::from_secs(7 * 86_400);
+/// … each workspace in another hour of the day.
+const AUDIT_SPREAD: u64 = 24;
+/// Differences that nobody has asked for yet at most.
+const MAX_SURPRISES: usize = 16;
 /// Pause after a recount that failed.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -44,6 +50,8 @@ struct Desk {
     asked: u64,
     answered: u64,
     last: Option<LastRecount>,
+    /// Recounts that found a difference although nothing was known that could have made one.
+    surprises: Vec<LastRecount>,
     /// Why the last one failed.
     failure: Option<String>,
 }
@@ -75,6 +83,7 @@ impl Books {
             shared: shared.clone(),
             edited_at: None,
             rest_until: Instant::now(),
+            audit_at: Instant::now() + first_audit(&fs),
         };
         if must_count && let Some(account) = fs.account() {
             account.set_estimated(true);
@@ -114,6 +123,12 @@ impl Books {
         self.shared.desk.lock().last.clone()
     }
 
+    /// Returns the recounts since the last call that found a difference although nothing was known that could have made
+    /// one: no crash, no edit below the mount.
+    pub(super) fn take_surprises(&self) -> Vec<LastRecount> {
+        std::mem::take(&mut self.shared.desk.lock().surprises)
+    }
+
     /// Stops the thread and waits for it.
     pub(super) fn stop(&self) {
         self.shared.stop.store(true, Ordering::Relaxed);
@@ -139,6 +154,11 @@ struct BookKeeper {
     seen_edits: u64,
     edited_at: Option<Instant>,
     rest_until: Instant,
+    audit_at: Instant,
+}
+
+fn first_audit(fs: &GuardFs) -> Duration {
+    AUDIT_INTERVAL - Duration::from_secs(fs.backing().root_stat().stx_ino % AUDIT_SPREAD * 3_600)
 }
 
 impl BookKeeper {
@@ -183,12 +203,13 @@ impl BookKeeper {
         }
         let is_quiet = self.edited_at.is_some_and(|at| now.saturating_duration_since(at) >= QUIET);
         let is_estimated = self.fs.account().is_some_and(|account| account.is_estimated());
-        (is_quiet || is_estimated) && now >= self.rest_until
+        (is_quiet || is_estimated || now >= self.audit_at) && now >= self.rest_until
     }
 
     fn count(&mut self, target: u64) {
         let begun = Instant::now();
-        self.edited_at = None;
+        let was_edited = self.edited_at.take().is_some() || self.fs.foreign_edits() != self.seen_edits;
+        let was_estimated = self.fs.account().is_some_and(|account| account.is_estimated());
         // Those that come from now on may be missed by the walk.
         self.seen_edits = self.fs.foreign_edits();
         let result = self.fs.recount(&self.shared.stop);
@@ -199,7 +220,14 @@ impl BookKeeper {
             Ok(Some(found)) => {
                 tracing::debug!(?found, ?took, "project is counted");
                 desk.failure = None;
-                desk.last = Some(LastRecount { at: Timestamp::now(), took, found });
+                let last = LastRecount { at: Timestamp::now(), took, found };
+                let has_drift = (found.drift_bytes, found.drift_inodes) != (0, 0);
+                let is_expected = was_edited || was_estimated || self.fs.foreign_edits() != self.seen_edits;
+                if has_drift && !is_expected && desk.surprises.len() < MAX_SURPRISES {
+                    desk.surprises.push(last.clone());
+                }
+                desk.last = Some(last);
+                self.audit_at = Instant::now() + AUDIT_INTERVAL;
             }
             Ok(None) => desk.failure = Some("the count was stopped".to_owned()),
             Err(errno) => {

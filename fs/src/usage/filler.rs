@@ -30,6 +30,9 @@ const DIRECTORY: i64 = -1;
 /// Name of the note of when the last walk was complete, seconds since 1970.
 pub(super) const WALKED_AT: &str = "walked_at";
 
+/// Name of the note of how much the last walk could not read.
+pub(super) const UNREADABLE: &str = "unreadable";
+
 /// Name of the note of the hour in which growth was first watched.
 pub(super) const BEGAN: &str = "began_hour";
 
@@ -88,11 +91,11 @@ impl Filler {
     }
 
     /// Replaces what the index shows by what was walked. Names that changed during the walk must be looked at
-    /// again afterwards.
+    /// again afterwards. `unreadable` is what the walk left out.
     ///
     /// # Errors
     /// If the index cannot be written; it shows what it did before.
-    pub(crate) fn finish(mut self, now: Timestamp) -> Result<(), UsageError> {
+    pub(crate) fn finish(mut self, now: Timestamp, unreadable: u64) -> Result<(), UsageError> {
         self.write()?;
         let mut index = self.index.lock();
         let root = index.root();
@@ -100,6 +103,7 @@ impl Filler {
             let tx = index.connection().transaction()?;
             replace_contents(&tx, root, now.as_second() / 3600)?;
             tx.execute("INSERT OR REPLACE INTO fact VALUES (?1, ?2)", (WALKED_AT, now.as_second()))?;
+            tx.execute("INSERT OR REPLACE INTO fact VALUES (?1, ?2)", (UNREADABLE, clamped(unreadable)))?;
             tx.execute("INSERT OR IGNORE INTO fact VALUES (?1, ?2)", (BEGAN, now.as_second() / 3600))?;
             tx.commit()
         };

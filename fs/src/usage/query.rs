@@ -15,7 +15,7 @@ use wsguard_api::{
     UsageEntry, UsageReport,
 };
 
-use super::filler::{BEGAN, WALKED_AT};
+use super::filler::{BEGAN, UNREADABLE, WALKED_AT};
 use super::forecast::{Past, forecast};
 use super::index::{fact, path_of};
 use super::store::{UsageError, failed, open_for_reading};
@@ -102,6 +102,7 @@ pub(crate) fn report(
         path: subject.path,
         state: subject.state,
         walked_at: walked.and_then(time),
+        unreadable: fact(&reader.connection, UNREADABLE).map_err(&read)?.map_or(0, unsigned),
         bytes,
         inodes,
         entries,

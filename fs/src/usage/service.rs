@@ -408,11 +408,20 @@ impl Kept {
             }
         };
         let mut filler = Filler::begin(Arc::clone(index), Arc::clone(&self.counted))?;
-        let is_complete = self.tree.walk(&self.is_stopped, &mut filler)?;
-        if is_complete {
-            filler.finish(Timestamp::now())?;
+        let walked = self.tree.walk(&self.is_stopped, &mut filler)?;
+        if let Some((path, errno)) = &walked.first_unreadable {
+            warn!(
+                workspace = self.name,
+                unreadable = walked.unreadable,
+                first = %path.display(),
+                errno = errno.raw_os_error(),
+                "usage leaves out what cannot be read"
+            );
         }
-        Ok(is_complete)
+        if walked.is_complete {
+            filler.finish(Timestamp::now(), walked.unreadable)?;
+        }
+        Ok(walked.is_complete)
     }
 }
 

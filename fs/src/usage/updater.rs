@@ -17,7 +17,7 @@ use tracing::debug;
 use super::dirty::{Dirty, Name, Parts};
 use super::index::{Batch, Found, Index, Placed};
 use super::store::UsageError;
-use super::walker::{Looked, Tree};
+use super::walker::{Looked, Tree, is_exhaustion};
 
 /// Names of one transaction.
 const CHUNK: usize = 8_192;
@@ -83,8 +83,17 @@ struct Look<'a> {
 enum Seen {
     Found(Found),
     Absent,
+    /// It, or its directory, cannot be read.
+    Unreadable(Errno),
     /// The directory is not where the index has it.
     NoDirectory,
+}
+
+enum Opened {
+    Found(OwnedFd),
+    /// It is not where the index has it.
+    Absent,
+    Unreadable(Errno),
 }
 
 impl Look<'_> {
@@ -126,6 +135,11 @@ impl Look<'_> {
                     Ok(())
                 }
             },
+            // What is known of it stays; the next walk counts it as unreadable.
+            Seen::Unreadable(errno) => {
+                debug!(ino = name.parent, errno = errno.raw_os_error(), "changed name cannot be looked at");
+                Ok(())
+            }
             Seen::Absent => self.batch.remove(name.parent, &name.name),
             Seen::NoDirectory => {
                 if let Some((parent, own)) = self.batch.place_of(name.parent)?
@@ -142,34 +156,56 @@ impl Look<'_> {
     fn see(&mut self, name: &Name) -> Result<Seen, UsageError> {
         let failed = |source| UsageError::Backing { action: "look at a changed name", source };
         if self.opened.as_ref().is_none_or(|(directory, _)| *directory != name.parent) {
-            self.opened = self.open(name.parent)?;
+            self.opened = match self.open(name.parent)? {
+                Opened::Found(fd) => Some((name.parent, fd)),
+                Opened::Absent => None,
+                Opened::Unreadable(errno) => return Ok(Seen::Unreadable(errno)),
+            };
         }
         let Some((_, directory)) = &self.opened else { return Ok(Seen::NoDirectory) };
-        match look(self.tree, directory, &name.name).map_err(failed)? {
-            Looked::Found((_, found)) => Ok(Seen::Found(found)),
-            Looked::Absent => Ok(Seen::Absent),
+        match look(self.tree, directory, &name.name) {
+            Ok(Looked::Found((_, found))) => Ok(Seen::Found(found)),
+            Ok(Looked::Absent) => Ok(Seen::Absent),
+            Err(errno) if is_exhaustion(errno) => Err(failed(errno)),
+            Err(errno) => Ok(Seen::Unreadable(errno)),
         }
     }
 
-    fn open(&self, directory: u64) -> Result<Option<(u64, OwnedFd)>, UsageError> {
-        let Some(path) = self.batch.path_of(directory)? else { return Ok(None) };
+    fn open(&self, directory: u64) -> Result<Opened, UsageError> {
+        let Some(path) = self.batch.path_of(directory)? else { return Ok(Opened::Absent) };
         match self.tree.open(&path, directory) {
-            Ok(Looked::Found(fd)) => Ok(Some((directory, fd))),
-            Ok(Looked::Absent) => Ok(None),
-            Err(source) => Err(UsageError::Backing { action: "open a changed directory", source }),
+            Ok(Looked::Found(fd)) => Ok(Opened::Found(fd)),
+            Ok(Looked::Absent) => Ok(Opened::Absent),
+            Err(source) if is_exhaustion(source) => {
+                Err(UsageError::Backing { action: "open a changed directory", source })
+            }
+            Err(errno) => Ok(Opened::Unreadable(errno)),
         }
     }
 
     /// A directory that nobody knew may be full already.
     fn list_new(&mut self, directory: u64, queue: &mut VecDeque<Name>) -> Result<(), UsageError> {
-        let Some((_, fd)) = self.open(directory)? else {
-            debug!(ino = directory, "new directory is gone again");
-            return Ok(());
+        let fd = match self.open(directory)? {
+            Opened::Found(fd) => fd,
+            Opened::Absent => {
+                debug!(ino = directory, "new directory is gone again");
+                return Ok(());
+            }
+            Opened::Unreadable(errno) => {
+                debug!(ino = directory, errno = errno.raw_os_error(), "new directory cannot be opened");
+                return Ok(());
+            }
         };
-        let names = self
-            .tree
-            .list(&fd)
-            .map_err(|source| UsageError::Backing { action: "read a new directory", source })?;
+        let names = match self.tree.list(&fd) {
+            Ok(names) => names,
+            Err(source) if is_exhaustion(source) => {
+                return Err(UsageError::Backing { action: "read a new directory", source });
+            }
+            Err(errno) => {
+                debug!(ino = directory, errno = errno.raw_os_error(), "new directory cannot be read");
+                return Ok(());
+            }
+        };
         // In front: everything in one directory is looked at while it is open.
         for name in names {
             queue.push_front(Name { parent: directory, name });

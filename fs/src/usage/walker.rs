@@ -151,27 +151,45 @@ impl Tree {
         Ok(names)
     }
 
-    /// Visits every name below the root until `stop` is set; returns whether it came to the end. Names that come,
-    /// go or move meanwhile may be visited twice or not at all: whoever needs them notes them from the records.
+    /// Visits every name below the root until `stop` is set. Names that come, go or move meanwhile may be visited twice
+    /// or not at all: whoever needs them notes them from the records. What cannot be read is left out and counted: one
+    /// damaged or forbidden directory must not hide all others.
     ///
     /// # Errors
-    /// If a directory cannot be read, or the visitor fails.
+    /// If the root cannot be read, this process has run out of something, or the visitor fails.
     pub(crate) fn walk(
         &self,
         stop: &AtomicBool,
         visitor: &mut impl Visitor,
-    ) -> Result<bool, super::store::UsageError> {
+    ) -> Result<Walked, super::store::UsageError> {
         let failed = |source| super::store::UsageError::Backing { action: "read a directory", source };
+        let mut walked = Walked::default();
         // Each directory is opened from the root again: a tree of any depth costs one descriptor.
         let mut ahead = vec![(PathBuf::new(), self.ino)];
         while let Some((path, ino)) = ahead.pop() {
-            let Looked::Found(directory) = self.open(&path, ino).map_err(failed)? else { continue };
-            for name in self.list(&directory).map_err(failed)? {
-                if stop.load(Ordering::Relaxed) {
-                    return Ok(false);
+            let (directory, names) = match self.open_and_list(&path, ino) {
+                Ok(Looked::Found(found)) => found,
+                Ok(Looked::Absent) => continue,
+                Err(errno) if path.as_os_str().is_empty() || is_exhaustion(errno) => {
+                    return Err(failed(errno));
                 }
-                let Looked::Found((stat, found)) = self.look(&directory, &name).map_err(failed)? else {
+                Err(errno) => {
+                    walked.leave_out(path, errno);
                     continue;
+                }
+            };
+            for name in names {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(walked);
+                }
+                let (stat, found) = match self.look(&directory, &name) {
+                    Ok(Looked::Found(found)) => found,
+                    Ok(Looked::Absent) => continue,
+                    Err(errno) if is_exhaustion(errno) => return Err(failed(errno)),
+                    Err(errno) => {
+                        walked.leave_out(path.join(&name), errno);
+                        continue;
+                    }
                 };
                 visitor.visit(ino, found.ino, &name, &stat, found.charge)?;
                 if found.what == What::Directory {
@@ -179,8 +197,38 @@ impl Tree {
                 }
             }
         }
-        Ok(true)
+        walked.is_complete = true;
+        Ok(walked)
     }
+
+    fn open_and_list(&self, path: &Path, ino: u64) -> Result<Looked<(OwnedFd, Vec<OsString>)>, Errno> {
+        let Looked::Found(directory) = self.open(path, ino)? else { return Ok(Looked::Absent) };
+        let names = self.list(&directory)?;
+        Ok(Looked::Found((directory, names)))
+    }
+}
+
+/// What a walk came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Walked {
+    /// It was not stopped.
+    pub(crate) is_complete: bool,
+    /// Directories and files that could not be read.
+    pub(crate) unreadable: u64,
+    /// The first of them, relative to the root, and why.
+    pub(crate) first_unreadable: Option<(PathBuf, Errno)>,
+}
+
+impl Walked {
+    fn leave_out(&mut self, path: PathBuf, errno: Errno) {
+        self.unreadable += 1;
+        self.first_unreadable.get_or_insert((path, errno));
+    }
+}
+
+/// Whether it is this process that has too little of something, and not the tree that cannot be read.
+pub(super) fn is_exhaustion(errno: Errno) -> bool {
+    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }
 
 /// Nothing is there, or something else than was looked for.

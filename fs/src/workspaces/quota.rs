@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use tracing::{error, info, warn};
 use wsguard_api::{
-    ApiError, AuditEntry, Boost, ErrorCode, Limits, PolicyRecord, PolicyTarget, QuotaChange, QuotaEdit,
-    QuotaErrno, QuotaHit, QuotaMode, QuotaPlan, QuotaRequest, SCHEMA_VERSION, ScopeRef,
+    ApiError, AuditEntry, Boost, ErrorCode, EventKind, Limits, PolicyRecord, PolicyTarget, QuotaChange,
+    QuotaEdit, QuotaErrno, QuotaHit, QuotaMode, QuotaPlan, QuotaRequest, SCHEMA_VERSION, ScopeRef,
 };
 
 use super::driver::{Driver, catalog_error};
@@ -19,6 +20,7 @@ use super::quota_board::ProjectView;
 use super::quota_keeper::QuotaKeeper;
 use crate::catalog::{Counters, Dimension, GraceRow, NewAudit, QuotaRows, WorkspaceRecord};
 use crate::error_chain::one_line;
+use crate::events::Concerned;
 use crate::mounting::Mounted;
 use crate::policy::{self, EditContext, Policy, ProjectFacts, Verdict};
 use crate::quota::{self, ScopeKey};
@@ -153,6 +155,23 @@ impl Driver {
         self.quota.told = wanted;
     }
 
+    /// Brings what is mounted below the groups that the owners are in now.
+    pub(super) fn regroup(&self) {
+        let ids = self.registry.ids();
+        let mounted = ids.iter().filter_map(|id| self.registry.mounted(id));
+        let lingering = self.lingering.iter().map(|lingering| Arc::clone(&lingering.mounted));
+        for mounted in mounted.chain(lingering) {
+            self.regroup_one(&mounted);
+        }
+    }
+
+    /// The same for one; a worker that takes over finds it in the group of the moment in which it was mounted.
+    pub(super) fn regroup_one(&self, mounted: &Mounted) {
+        let Some(account) = mounted.account() else { return };
+        let group = account.owner().and_then(|owner| self.registry.quota().group_of(owner));
+        account.regroup(group.as_deref());
+    }
+
     /// Does what a client asks, or tells what it would do.
     pub(super) fn quota_request(&mut self, uid: u32, request: &QuotaRequest) -> Result<QuotaPlan, ApiError> {
         let now = Timestamp::now();
@@ -182,6 +201,7 @@ impl Driver {
             let audit = NewAudit { at: now, uid: Some(uid), reason, changes: &plan.changes };
             self.store_policy(after, &audit)?;
             self.tell_ledger(&facts);
+            self.regroup();
             self.keep_clocks();
         }
         plan.applied = true;
@@ -332,8 +352,33 @@ impl Driver {
                 | quota::EventKind::BoostExpired { .. } => info!(scope, event = ?event.kind, "quota"),
             }
         }
+        self.tell_drift();
         self.keep_clocks();
         self.drop_past_boosts(now);
+    }
+
+    /// Tells of differences that recounts found and nothing explains. They are corrected already; that there was one is a
+    /// defect, or an edit below the mount that nobody saw.
+    fn tell_drift(&self) {
+        for id in self.registry.ids() {
+            let Some(mounted) = self.registry.mounted(&id) else { continue };
+            for surprise in mounted.take_surprises() {
+                let Ok(record) = self.registry.record(&id) else { continue };
+                let found = surprise.found;
+                warn!(
+                    workspace = %id,
+                    drift_bytes = found.drift_bytes,
+                    drift_inodes = found.drift_inodes,
+                    "counters of quota were wrong"
+                );
+                let message = format!(
+                    "use of {} was off by {:+} bytes and {:+} inodes and is corrected: {} bytes in {} inodes",
+                    record.name, found.drift_bytes, found.drift_inodes, found.bytes, found.inodes
+                );
+                let concerned = Concerned { name: &record.name, owner_uid: record.owner_uid };
+                self.events.tell(EventKind::QuotaDrift, Some(concerned), &message);
+            }
+        }
     }
 
     fn drop_past_boosts(&mut self, now: Timestamp) {

@@ -41,6 +41,7 @@ impl Driver {
         let taken = self.take_over(inherited, &records);
         taken_over();
         for (_, mounted) in &taken {
+            self.regroup_one(mounted);
             mounted.watch();
         }
         if let Err(error) = mounting::prepare_mounts_dir(&self.mounts_dir) {
