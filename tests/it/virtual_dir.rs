@@ -61,7 +61,7 @@ fn quota_is_readable_by_everybody_when_nothing_fits_any_more() {
     limit(&mount, "2M");
     let mut file = File::create(mount.path().join("full")).unwrap();
     let error = loop {
-        match file.write(&[1; 65_536]) {
+        match file.write_all(&[1; 65_536]) {
             Ok(_) => {}
             Err(error) => break error,
         }
