@@ -83,7 +83,7 @@ fn usage_and_quota_agree_on_xfs_where_nothing_beyond_the_end_counts() {
 fn counting(mount: &GuardMount) -> Counting {
     let report: QuotaReport =
         serde_json::from_str(&mount.daemon().command().args(["quota", "report", "--json"]).ok()).unwrap();
-    let project = ScopeRef::Project { id: mount.workspace().id };
+    let project = ScopeRef::Project { id: mount.workspace().id.clone() };
     let row = report.items.into_iter().find(|row| row.scope == project).unwrap();
     row.counting.unwrap()
 }

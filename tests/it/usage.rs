@@ -270,7 +270,7 @@ fn what_is_left_is_what_the_tightest_of_quota_and_disk_leaves() {
     require!(fuse);
     let mount = GuardMount::new();
     settled(&mount);
-    let id = mount.workspace().id;
+    let id = mount.workspace().id.clone();
     let quota = |arguments: &[&str]| mount.daemon().command().arg("quota").args(arguments).ok();
     quota(&["set", &format!("project:{id}"), "64M"]);
     fs::write(mount.path().join("step-1.pt"), vec![1; 4 << 20]).unwrap();
