@@ -264,6 +264,9 @@ impl Account {
     /// Order: `taken` is never less than use, and a parent's use never less than the sum of its projects'; so growth
     /// begins at the pool and with `taken`, and shrinking at the project and with use.
     fn change(&self, dimension: Dimension, delta: i64, reserved: u64) -> i64 {
+        if (delta, reserved) == (0, 0) {
+            return 0;
+        }
         let amount = delta.unsigned_abs();
         let chain = self.chain.read();
         if delta >= 0 {

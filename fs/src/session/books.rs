@@ -84,6 +84,7 @@ impl Books {
             edited_at: None,
             rest_until: Instant::now(),
             audit_at: Instant::now() + first_audit(&fs),
+            suspects: Vec::new(),
         };
         if must_count && let Some(account) = fs.account() {
             account.set_estimated(true);
@@ -155,6 +156,16 @@ struct BookKeeper {
     edited_at: Option<Instant>,
     rest_until: Instant,
     audit_at: Instant,
+    suspects: Vec<Suspect>,
+}
+
+/// A recount with a difference that nothing explains so far: an edit below the mount may have been counted before it was
+/// reported.
+struct Suspect {
+    last: LastRecount,
+    /// Edits below the mount that were known by then.
+    edits: u64,
+    found_at: Instant,
 }
 
 fn first_audit(fs: &GuardFs) -> Duration {
@@ -178,6 +189,7 @@ impl BookKeeper {
                 }
                 desk.asked
             };
+            self.judge_suspects();
             self.fs.cool_charges();
             let is_asked = target > self.shared.desk.lock().answered;
             if is_asked {
@@ -191,6 +203,19 @@ impl BookKeeper {
                 self.count(target);
             }
         }
+    }
+
+    /// Clears those that an edit has been reported for meanwhile, and passes the others on.
+    fn judge_suspects(&mut self) {
+        let edits = self.fs.foreign_edits();
+        self.suspects.retain(|suspect| suspect.edits == edits);
+        let (due, waiting): (Vec<Suspect>, Vec<Suspect>) = std::mem::take(&mut self.suspects)
+            .into_iter()
+            .partition(|suspect| suspect.found_at.elapsed() >= QUIET);
+        self.suspects = waiting;
+        let mut desk = self.shared.desk.lock();
+        let room = MAX_SURPRISES.saturating_sub(desk.surprises.len());
+        desk.surprises.extend(due.into_iter().take(room).map(|suspect| suspect.last));
     }
 
     /// Whether something happened that only a recount can book.
@@ -223,8 +248,9 @@ impl BookKeeper {
                 let last = LastRecount { at: Timestamp::now(), took, found };
                 let has_drift = (found.drift_bytes, found.drift_inodes) != (0, 0);
                 let is_expected = was_edited || was_estimated || self.fs.foreign_edits() != self.seen_edits;
-                if has_drift && !is_expected && desk.surprises.len() < MAX_SURPRISES {
-                    desk.surprises.push(last.clone());
+                if has_drift && !is_expected {
+                    let edits = self.fs.foreign_edits();
+                    self.suspects.push(Suspect { last: last.clone(), edits, found_at: Instant::now() });
                 }
                 desk.last = Some(last);
                 self.audit_at = Instant::now() + AUDIT_INTERVAL;
