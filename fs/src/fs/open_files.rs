@@ -409,6 +409,7 @@ impl GuardFs {
                     drop(open_file);
                 });
                 if let Some(charging) = &self.charging {
+                    self.look_at_closed(node);
                     charging.let_go(node);
                 }
             }
