@@ -1,6 +1,6 @@
 //! How many bytes an inode counts for: one rule for quota, for the history and for the usage index.
 
-use rustix::fs::{FileType, Statx};
+use rustix::fs::{FileType, Stat, Statx};
 
 /// The unit of allocation that is counted in.
 const BLOCK: u64 = 4096;
@@ -22,6 +22,17 @@ impl Accounting {
     pub(crate) fn charge(self, stat: &Statx) -> u64 {
         match FileType::from_raw_mode(u32::from(stat.stx_mode)) {
             FileType::RegularFile => self.charge_of(stat.stx_size, stat.stx_blocks),
+            _ => 0,
+        }
+    }
+
+    /// As [`Self::charge`], of what fstat(2) says.
+    pub(crate) fn charge_of_open(self, stat: &Stat) -> u64 {
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => self.charge_of(
+                u64::try_from(stat.st_size).unwrap_or(0),
+                u64::try_from(stat.st_blocks).unwrap_or(0),
+            ),
             _ => 0,
         }
     }

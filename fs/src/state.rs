@@ -58,7 +58,8 @@ pub(crate) mod mark {
     pub(crate) const JOURNAL: usize = super::MARKS.first + 2;
     /// What the project is charged for; all words are 0 where a worker before quotas wrote the table.
     pub(crate) const QUOTA: usize = super::MARKS.first + 3;
-    /// Changes under way that are not booked yet.
+    /// Changes under way that are not booked yet; when files were last changed whose blocks may change once more, in
+    /// seconds since the machine's start.
     pub(crate) const UNBOOKED: usize = super::MARKS.first + 4;
 }
 

@@ -7,6 +7,7 @@
 
 pub(crate) mod device;
 pub(crate) mod directory;
+pub(crate) mod extents;
 pub(crate) mod handle;
 pub(crate) mod identity;
 pub(crate) mod inherited;

@@ -97,8 +97,8 @@ impl GuardFs {
     ) -> Result<T, Errno> {
         let Some(charging) = &self.charging else { return change() };
         let charge = charging.entry(node);
-        let admitted = charging.admit_change(node, &charge, file)?;
-        charging.forget_density(&charge);
+        let mut admitted = charging.admit_change(node, &charge, file)?;
+        charging.begin_cut(&charge, &mut admitted);
         let result = change();
         charging.settle_change(node, &charge, file, admitted);
         drop(charge);
@@ -172,7 +172,7 @@ impl GuardFs {
                 self.deleted_open.fetch_add(1, Ordering::AcqRel);
             });
         }
-        if charging.take_unbooked() > 0 {
+        if charging.take_unbooked() > 0 || charging.may_glow() {
             charging.account().set_estimated(true);
         }
     }
@@ -222,6 +222,25 @@ impl GuardFs {
     pub(crate) fn cool_charges(&self) {
         if let Some(charging) = &self.charging {
             charging.cool(Instant::now(), &|node, handle| self.reach(node, handle));
+        }
+    }
+
+    /// Returns how long after a change blocks may be freed that a file was charged for, where that happens by itself.
+    pub(crate) fn trimmed_within(&self) -> Option<Duration> {
+        self.charging.as_ref().and_then(super::charging::Charging::trimmed_within)
+    }
+
+    /// Books what writing a file back has changed.
+    pub(super) fn settle_synced(&self, node: u64, file: BorrowedFd<'_>) {
+        if let Some(charging) = &self.charging {
+            charging.settle_synced(node, file);
+        }
+    }
+
+    /// Looks again at a file that was closed, where closing may free blocks.
+    pub(super) fn look_at_closed(&self, node: u64) {
+        if let Some(charging) = &self.charging {
+            charging.closed(node, &|node, handle| self.reach(node, handle));
         }
     }
 

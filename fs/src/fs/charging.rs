@@ -15,6 +15,7 @@
 //! Locks, in this order: the namespace gate (shared by all changes of names, taken exclusively for an instant by a
 //! recount that publishes), a shard of the table, one entry, a shard of the recount.
 
+mod density;
 mod names;
 
 use std::os::fd::BorrowedFd;
@@ -42,6 +43,8 @@ pub(super) const BLOCK: u64 = 4096;
 const SHARDS: usize = 64;
 /// Dirty pages are written back after 30 s at most (`vm.dirty_expire_centisecs`), looked for every 5 s.
 const AFTERGLOW: Duration = Duration::from_secs(40);
+/// XFS keeps some of what it allocated beyond a file's end for five minutes (`fs.xfs.speculative_prealloc_lifetime`).
+const TRIMMED_WITHIN: Duration = Duration::from_secs(330);
 /// How long a report of our own change may take.
 const ECHO: Duration = Duration::from_secs(10);
 /// Entries of files that are not open at most; beyond that the oldest are looked at early.
@@ -90,8 +93,24 @@ struct Charged {
     /// Opens that a shared writable mapping may come from.
     mappers: u32,
     changed: Option<Instant>,
+    /// Changes under way that may leave holes. While there is one, nothing is known of the file's density.
+    cutters: u32,
     /// How it is reached once the kernel has forgotten it.
     handle: Option<FileHandle>,
+}
+
+impl Charged {
+    /// Whether it is charged for less than its size, so that blocks beyond its end count as well.
+    fn is_sparse(&self) -> bool {
+        self.bytes.is_some_and(|bytes| bytes < ceil_block(self.size))
+    }
+
+    /// Up to where a hold pays for every hole. Stores or writes may fill them; each takes its block once.
+    fn held_end(&self) -> u64 {
+        let end = ceil_block(self.size);
+        let is_complete = self.mappers > 0 && self.hold >= end.saturating_sub(self.bytes.unwrap_or(0));
+        if is_complete { end } else { 0 }
+    }
 }
 
 /// A write that may go ahead.
@@ -101,14 +120,16 @@ pub(super) struct Admitted<'a> {
     reservation: Option<Reservation<'a>>,
     _pending: Option<Pending<'a>>,
     kind: Growth,
+    /// The change may leave holes; see [`Charging::begin_cut`].
+    is_cut: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Growth {
-    /// Only blocks that are charged already.
-    None,
-    /// The size grows within the last block.
-    WithinBlock,
+    /// Only blocks that are charged already, as long as the file is dense up to here.
+    None { dense_end: u64 },
+    /// The size grows within the last block, as long as the file is dense up to here.
+    WithinBlock { dense_end: u64 },
     /// Blocks may be allocated.
     Blocks,
 }
@@ -161,6 +182,30 @@ impl Charging {
         self.pending_word().swap(0, Ordering::AcqRel)
     }
 
+    /// Whether files were changed so short a time ago that their blocks may change once more, unseen by a worker that has
+    /// no entries of them.
+    pub(super) fn may_glow(&self) -> bool {
+        let last = self.glow_word().load(Ordering::Acquire);
+        last != 0 && seconds_since_boot().saturating_sub(last) <= AFTERGLOW.as_secs()
+    }
+
+    /// Returns how long after a change blocks may be freed that a file was charged for.
+    pub(super) fn trimmed_within(&self) -> Option<Duration> {
+        (self.accounting == Accounting::AllocatedToSize).then_some(TRIMMED_WITHIN)
+    }
+
+    fn note_glow(&self) {
+        let (word, now) = (self.glow_word(), seconds_since_boot());
+        // Every writer comes here: the line is only written once a second.
+        if word.load(Ordering::Relaxed) != now {
+            word.store(now, Ordering::Release);
+        }
+    }
+
+    fn glow_word(&self) -> &AtomicU64 {
+        &self.memory.line(mark::UNBOOKED)[1]
+    }
+
     fn pending_word(&self) -> &AtomicU64 {
         &self.memory.line(mark::UNBOOKED)[0]
     }
@@ -193,27 +238,39 @@ impl Charging {
         let mut state = charge.state.lock();
         if state.bytes.is_none() {
             let stat = rustix::fs::fstat(file)?;
-            self.first_look(node, charge, &mut state, size_of(&stat), blocks_of(&stat));
+            let bytes = self.accounting.charge_of_open(&stat);
+            self.first_look(node, &mut state, size_of(&stat), bytes);
+            self.measure(charge, &state, file);
         }
         Ok(())
     }
 
-    fn first_look(&self, node: u64, charge: &Charge, state: &mut Charged, size: u64, blocks: u64) -> u64 {
-        let bytes = self.accounting.charge_of(size, blocks);
+    fn first_look(&self, node: u64, state: &mut Charged, size: u64, bytes: u64) {
         state.bytes = Some(bytes);
         state.size = size;
-        charge.dense_end.store(if bytes >= ceil_block(size) { size } else { 0 }, Ordering::Release);
         if let Some(recount) = &*self.recount.load() {
             recount.set(node, bytes, 1);
         }
-        bytes
+    }
+
+    /// Finds out whether the file has holes.
+    fn measure(&self, charge: &Charge, state: &Charged, file: BorrowedFd<'_>) {
+        let known = charge.dense_end.load(Ordering::Acquire);
+        let dense_end = match state.bytes {
+            Some(bytes) if state.cutters == 0 => {
+                density::dense_end(self.accounting, file, known, state.size, bytes)
+            }
+            Some(_) | None => 0,
+        };
+        charge.dense_end.store(dense_end, Ordering::Release);
     }
 
     /// Enters an inode that was just created.
     pub(super) fn created(&self, node: u64, charge: &Charge, stat: &Stat) {
         // What is there stems from a file with this number that was removed below the mount.
         let mut state = charge.state.lock();
-        let bytes = self.first_look(node, charge, &mut state, stat.stx_size, stat.stx_blocks);
+        let bytes = self.accounting.charge(stat);
+        self.first_look(node, &mut state, stat.stx_size, bytes);
         if bytes > 0 {
             self.account.settle(signed(bytes), 0);
         }
@@ -232,37 +289,49 @@ impl Charging {
         length: usize,
     ) -> Result<Admitted<'_>, Errno> {
         let end = offset.checked_add(length as u64).ok_or(Errno::FBIG)?;
-        let free = |kind| Admitted { length, reservation: None, _pending: None, kind };
+        let free = |kind| Admitted { length, reservation: None, _pending: None, kind, is_cut: false };
         let dense_end = charge.dense_end.load(Ordering::Acquire);
         if dense_end > 0 && offset <= dense_end {
             if end <= dense_end {
-                return Ok(free(Growth::None));
+                return Ok(free(Growth::None { dense_end: end }));
             }
             if end <= ceil_block(dense_end) {
-                return Ok(free(Growth::WithinBlock));
+                return Ok(free(Growth::WithinBlock { dense_end }));
             }
         }
         self.look(node, charge, file)?;
         let dense_end = charge.dense_end.load(Ordering::Acquire);
         let is_dense = dense_end > 0 && offset <= dense_end;
         let first_new = if is_dense { ceil_block(dense_end) } else { floor_block(offset) };
+        let (held_end, size) = self.hold_gap(charge, offset)?;
+        let first_new = first_new.max(held_end);
         let wanted = ceil_block(end).saturating_sub(first_new);
-        self.hold_gap(charge, offset, end)?;
         let pending = Some(self.pending());
         let least = if first_new > offset { 0 } else { BLOCK };
-        let reserved = self.account.reserve(wanted, least, 0, end.max(self.size_now(charge)));
-        let (granted, reservation) = match reserved {
+        let (granted, reservation) = match self.account.reserve(wanted, least, 0, end.max(size)) {
             Ok(reservation) => (reservation.bytes(), Some(reservation)),
             Err(_) if first_new > offset => (0, None),
-            Err(refusal) => return Err(errno_of(&refusal)),
+            // Overwriting is never refused, whatever holes there are elsewhere.
+            Err(refusal) => match self.paid_until(file, first_new, end, size) {
+                allocated if allocated > offset => (floor_block(allocated) - first_new, None),
+                _ => {
+                    self.trim_hold(charge);
+                    return Err(errno_of(&refusal));
+                }
+            },
         };
         let allowed_end = if granted >= wanted { end } else { end.min(first_new + granted) };
         let length = usize::try_from(allowed_end - offset).map_err(|_| Errno::OVERFLOW)?;
-        Ok(Admitted { length, reservation, _pending: pending, kind: Growth::Blocks })
+        Ok(Admitted { length, reservation, _pending: pending, kind: Growth::Blocks, is_cut: false })
     }
 
-    fn size_now(&self, charge: &Charge) -> u64 {
-        charge.state.lock().size
+    /// Returns up to where blocks are there and charged; `from` if the first one is not.
+    fn paid_until(&self, file: BorrowedFd<'_>, from: u64, end: u64, size: u64) -> u64 {
+        let end = match self.accounting {
+            Accounting::Allocated => end,
+            Accounting::AllocatedToSize | Accounting::Logical => end.min(size),
+        };
+        density::allocated_until(file, from, ceil_block(end))
     }
 
     /// Books a write of which `written` bytes were written, none if it failed. Returns by how much the file's charge
@@ -276,15 +345,20 @@ impl Charging {
         offset: u64,
         written: usize,
     ) -> i64 {
-        match admitted.kind {
-            Growth::None => 0,
-            Growth::WithinBlock => {
-                // The kernel holds the inode's lock exclusively for a write beyond the end, and for truncations.
-                charge.dense_end.fetch_max(offset + written as u64, Ordering::AcqRel);
-                0
-            }
-            Growth::Blocks => self.settle(node, charge, file, admitted.reservation),
-        }
+        // Somebody may have cut the file or punched a hole between the admission and the write, which then has taken
+        // blocks after all. They forget the density first and find it anew by a look under the lock: if it is still,
+        // or again, what it was, whoever looked has seen the effect of this write or had no part in it.
+        let is_as_known = match admitted.kind {
+            Growth::None { dense_end } => charge.dense_end.load(Ordering::Acquire) >= dense_end,
+            Growth::WithinBlock { dense_end } => charge
+                .dense_end
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+                    (now >= dense_end).then(|| now.max(offset + written as u64))
+                })
+                .is_ok(),
+            Growth::Blocks => false,
+        };
+        if is_as_known { 0 } else { self.settle_change(node, charge, file, admitted) }
     }
 
     /// Reserves a range that is allocated or copied as a whole, or as much of it as fits when `least` is smaller.
@@ -305,20 +379,24 @@ impl Charging {
         let dense_end = charge.dense_end.load(Ordering::Acquire);
         let first_new =
             if dense_end > 0 && offset <= dense_end { ceil_block(dense_end) } else { floor_block(offset) };
+        let (held_end, _) = self.hold_gap(charge, offset)?;
+        let first_new = first_new.max(held_end);
         let wanted = ceil_block(end).saturating_sub(first_new);
-        self.hold_gap(charge, offset, end)?;
         let pending = Some(self.pending());
         let least = match (is_divisible, first_new > offset) {
             (true, true) => 0,
             (true, false) => BLOCK.min(wanted),
             (false, _) => wanted,
         };
-        let reservation =
-            self.account.reserve(wanted, least, 0, end).map_err(|refusal| errno_of(&refusal))?;
+        let reservation = self.account.reserve(wanted, least, 0, end).map_err(|refusal| {
+            self.trim_hold(charge);
+            errno_of(&refusal)
+        })?;
         let allowed_end =
             if reservation.bytes() >= wanted { end } else { end.min(first_new + reservation.bytes()) };
         let length = usize::try_from(allowed_end - offset).map_err(|_| Errno::OVERFLOW)?;
-        Ok(Admitted { length, reservation: Some(reservation), _pending: pending, kind: Growth::Blocks })
+        let kind = Growth::Blocks;
+        Ok(Admitted { length, reservation: Some(reservation), _pending: pending, kind, is_cut: false })
     }
 
     /// Keeps an entry of an inode whose attributes are changed, so that the watcher's report of it is known as ours.
@@ -340,7 +418,8 @@ impl Charging {
         file: BorrowedFd<'_>,
     ) -> Result<Admitted<'_>, Errno> {
         self.look(node, charge, file)?;
-        Ok(Admitted { length: 0, reservation: None, _pending: Some(self.pending()), kind: Growth::Blocks })
+        let pending = Some(self.pending());
+        Ok(Admitted { length: 0, reservation: None, _pending: pending, kind: Growth::Blocks, is_cut: false })
     }
 
     /// As [`Self::admit_change`], for a truncation to `size`: a mapping may store into what it adds.
@@ -354,20 +433,22 @@ impl Charging {
         file: BorrowedFd<'_>,
         size: u64,
     ) -> Result<Admitted<'_>, Errno> {
-        let admitted = self.admit_change(node, charge, file)?;
+        let mut admitted = self.admit_change(node, charge, file)?;
         let mut state = charge.state.lock();
         if state.mappers > 0 && size > state.size {
             let bytes = state.bytes.unwrap_or(0);
             self.change_hold(&mut state, ceil_block(size).saturating_sub(bytes))?;
         }
-        // What is cut off must not count as known while it goes.
-        charge.dense_end.store(0, Ordering::Release);
         drop(state);
+        self.begin_cut(charge, &mut admitted);
         Ok(admitted)
     }
 
-    /// Holes may appear anywhere from now on, until the change is booked.
-    pub(super) fn forget_density(&self, charge: &Charge) {
+    /// Holes may appear anywhere from now on, until the change is booked. It has to be booked.
+    pub(super) fn begin_cut(&self, charge: &Charge, admitted: &mut Admitted<'_>) {
+        let mut state = charge.state.lock();
+        state.cutters += 1;
+        admitted.is_cut = true;
         charge.dense_end.store(0, Ordering::Release);
     }
 
@@ -379,6 +460,9 @@ impl Charging {
         file: BorrowedFd<'_>,
         admitted: Admitted<'_>,
     ) -> i64 {
+        if admitted.is_cut {
+            charge.state.lock().cutters -= 1;
+        }
         self.settle(node, charge, file, admitted.reservation)
     }
 
@@ -400,14 +484,15 @@ impl Charging {
                 return 0;
             }
         };
-        let (size, blocks) = (size_of(&stat), blocks_of(&stat));
-        let bytes = self.accounting.charge_of(size, blocks);
+        let (size, bytes) = (size_of(&stat), self.accounting.charge_of_open(&stat));
         let delta = signed(bytes) - signed(state.bytes.unwrap_or(bytes));
         let recount = self.recount.load();
         let counted = recount.as_ref().map(|recount| recount.lock(node));
+        let wanted = if state.mappers > 0 { ceil_block(size).saturating_sub(bytes) } else { 0 };
+        let released = state.hold.saturating_sub(wanted);
         match reservation {
-            Some(reservation) => reservation.settle(delta, 0),
-            None if delta != 0 => self.account.settle(delta, 0),
+            Some(reservation) => reservation.settle_held(delta, released),
+            None if delta != 0 || released != 0 => self.account.settle_held(delta, released),
             None => {}
         }
         if let Some(mut counted) = counted {
@@ -415,32 +500,40 @@ impl Charging {
         }
         state.bytes = Some(bytes);
         state.size = size;
+        state.hold -= released;
         state.changed = Some(Instant::now());
-        charge
-            .glows
-            .store(bytes > SELF_CONTAINED || self.accounting != Accounting::Allocated, Ordering::Relaxed);
-        charge.dense_end.store(if bytes >= ceil_block(size) { size } else { 0 }, Ordering::Release);
-        if state.mappers > 0 || state.hold > 0 {
-            let wanted = if state.mappers > 0 { ceil_block(size).saturating_sub(bytes) } else { 0 };
-            if let Err(errno) = self.change_hold(&mut state, wanted) {
-                tracing::debug!(ino = node, %errno, "no space is held for holes that a mapping may fill");
-            }
+        let glows = bytes > SELF_CONTAINED || self.accounting != Accounting::Allocated;
+        charge.glows.store(glows, Ordering::Relaxed);
+        if glows {
+            self.note_glow();
+        }
+        self.measure(charge, &state, file);
+        if let Err(errno) = self.change_hold(&mut state, wanted) {
+            tracing::debug!(ino = node, %errno, "no space is held for holes that a mapping may fill");
         }
         delta
     }
 
-    /// Before a write far beyond the end of a file that may be mapped: the hole may be filled by stores.
-    fn hold_gap(&self, charge: &Charge, offset: u64, _end: u64) -> Result<(), Errno> {
+    /// Before a write far beyond the end of a file that may be mapped: the hole may be filled by stores. Returns up to
+    /// where holes are paid for, and the size.
+    fn hold_gap(&self, charge: &Charge, offset: u64) -> Result<(u64, u64), Errno> {
         let mut state = charge.state.lock();
-        if state.mappers == 0 {
-            return Ok(());
-        }
         let gap = floor_block(offset).saturating_sub(ceil_block(state.size));
-        if gap == 0 {
-            Ok(())
-        } else {
+        if state.mappers > 0 && gap > 0 {
             let hold = state.hold + gap;
-            self.change_hold(&mut state, hold)
+            self.change_hold(&mut state, hold)?;
+        }
+        Ok((state.held_end(), state.size))
+    }
+
+    /// Gives back what was held for a gap that a refused write does not make.
+    fn trim_hold(&self, charge: &Charge) {
+        let mut state = charge.state.lock();
+        let wanted = ceil_block(state.size).saturating_sub(state.bytes.unwrap_or(0));
+        let released = state.hold.saturating_sub(wanted);
+        if released > 0 {
+            self.account.settle_held(0, released);
+            state.hold -= released;
         }
     }
 
@@ -531,6 +624,17 @@ impl Charging {
         self.find(node).and_then(|charge| charge.state.lock().bytes)
     }
 
+    /// Looks again at a file that was closed, if that may have freed blocks beyond its end which it was charged for: on XFS
+    /// a sparse one, since others are never charged for more than their size.
+    pub(super) fn closed(&self, node: u64, reach: Reach<'_>) {
+        if self.accounting == Accounting::AllocatedToSize
+            && let Some(charge) = self.find(node)
+            && charge.state.lock().is_sparse()
+        {
+            self.look_again(node, &charge, reach);
+        }
+    }
+
     /// Lets go of an entry that nobody holds and under which nothing was changed.
     pub(super) fn let_go(&self, node: u64) {
         let mut shard = self.shard(node).lock();
@@ -559,6 +663,16 @@ impl Charging {
         state.bytes
     }
 
+    /// Books what a file takes now that it was written back.
+    pub(super) fn settle_synced(&self, node: u64, file: BorrowedFd<'_>) {
+        if let Some(charge) = self.find(node)
+            && charge.glows.load(Ordering::Relaxed)
+        {
+            let _pending = self.pending();
+            self.settle(node, &charge, file, None);
+        }
+    }
+
     /// Looks once more at inodes that were changed and closed a while ago, and lets go of them.
     pub(super) fn cool(&self, now: Instant, reach: Reach<'_>) {
         let mut closed: Vec<(Instant, u64)> = Vec::new();
@@ -578,7 +692,14 @@ impl Charging {
             let Some(charge) = self.find(node) else { continue };
             let age = now.saturating_duration_since(changed);
             let glows = charge.glows.load(Ordering::Relaxed);
-            let is_due = age >= if glows { AFTERGLOW } else { ECHO };
+            let is_trimmed =
+                self.accounting == Accounting::AllocatedToSize && charge.state.lock().is_sparse();
+            let is_due = age
+                >= match glows {
+                    true if is_trimmed => TRIMMED_WITHIN,
+                    true => AFTERGLOW,
+                    false => ECHO,
+                };
             if !is_due && position >= surplus {
                 continue;
             }
@@ -632,11 +753,17 @@ impl Charging {
             }
             state.bytes = Some(bytes);
             state.size = stat.stx_size;
-            let dense_end = if bytes >= ceil_block(stat.stx_size) { stat.stx_size } else { 0 };
+            let dense_end = if self.accounting == Accounting::Logical { stat.stx_size } else { 0 };
             charge.dense_end.store(dense_end, Ordering::Release);
         }
         true
     }
+}
+
+/// Goes on across a change of workers.
+fn seconds_since_boot() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(now.tv_sec).unwrap_or(0)
 }
 
 fn errno_of(refusal: &Refusal) -> Errno {
@@ -649,8 +776,4 @@ fn signed(bytes: u64) -> i64 {
 
 fn size_of(stat: &rustix::fs::Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
-}
-
-fn blocks_of(stat: &rustix::fs::Stat) -> u64 {
-    u64::try_from(stat.st_blocks).unwrap_or(0)
 }

@@ -229,7 +229,12 @@ impl GuardFs {
         }
         let open_file = self.files.get(number)?;
         let file = open_file.file(self)?;
-        if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }
+        let file = file.as_fd();
+        if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }?;
+        if open_file.is_writer() {
+            self.settle_synced(open_file.node, file);
+        }
+        Ok(())
     }
 
     /// Allocates, frees or zeroes a range.
@@ -272,12 +277,12 @@ impl GuardFs {
             self.check_allocation_beyond_end(charging, file.as_fd(), offset, length)?;
         }
         let (node, file) = (open_file.node, file.as_fd());
-        let admitted = if mode.intersects(takes_nothing) {
+        let mut admitted = if mode.intersects(takes_nothing) {
             charging.admit_change(node, charge, file)?
         } else {
             self.retry_when_over(|| charging.admit_range(node, charge, file, offset, length, false))?
         };
-        charging.forget_density(charge);
+        charging.begin_cut(charge, &mut admitted);
         let allocated = allocate();
         fail_point::reach(Stage::Effect);
         let delta = charging.settle_change(node, charge, file, admitted);

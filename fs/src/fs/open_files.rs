@@ -414,6 +414,7 @@ impl GuardFs {
                     drop(open_file);
                 });
                 if let Some(charging) = &self.charging {
+                    self.look_at_closed(node);
                     charging.let_go(node);
                 }
             }

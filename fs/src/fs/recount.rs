@@ -171,7 +171,11 @@ impl GuardFs {
         let mut buffer = Vec::with_capacity(64 * 1024);
         let mut entries = RawDir::new(&dir, buffer.spare_capacity_mut());
         while let Some(entry) = entries.next() {
-            let entry = entry?;
+            let entry = match entry {
+                // Removed while it is read: whatever was in it was moved away or removed before.
+                Err(Errno::NOENT) => return Ok(()),
+                result => result?,
+            };
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name == "." || name == ".." {
                 continue;
@@ -192,7 +196,7 @@ impl GuardFs {
         if FileType::from_raw_mode(u32::from(stat.stx_mode)) == FileType::Directory {
             match self.backing.child(dir, name) {
                 Ok(child) => recount.walk_again(child.handle),
-                Err(Errno::NOENT) => {}
+                Err(Errno::NOENT | Errno::STALE) => {}
                 Err(errno) => return Err(errno),
             }
         }

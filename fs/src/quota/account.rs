@@ -85,6 +85,19 @@ impl Account {
         self.change(Dimension::Inodes, delta_inodes, 0);
     }
 
+    /// As [`Self::settle`], where `released` bytes of a hold end with it: they pay for the growth as a reservation does.
+    pub(crate) fn settle_held(&self, delta_bytes: i64, released: u64) {
+        self.end_hold(released);
+        self.change(Dimension::Bytes, delta_bytes, released);
+    }
+
+    /// Notes that a part of a hold is an ordinary reservation from now on.
+    fn end_hold(&self, released: u64) {
+        for scope in self.chain.read().iter().filter(|_| released != 0) {
+            scope.meter(Dimension::Bytes).held().fetch_sub(released, Ordering::AcqRel);
+        }
+    }
+
     /// Changes what a handle holds from `old` to `new` bytes (each rounded up to whole blocks). Shrinking always works.
     /// After a write below a hold, settle the write first.
     ///
@@ -360,6 +373,14 @@ impl Reservation<'_> {
         let (bytes, inodes) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.inodes));
         self.account.change(Dimension::Bytes, delta_bytes, bytes);
         self.account.change(Dimension::Inodes, delta_inodes, inodes);
+    }
+
+    /// As [`Self::settle`] of bytes, where `released` bytes of a hold end with it as well.
+    pub(crate) fn settle_held(mut self, delta_bytes: i64, released: u64) {
+        let (bytes, inodes) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.inodes));
+        self.account.end_hold(released);
+        self.account.change(Dimension::Bytes, delta_bytes, bytes.saturating_add(released));
+        self.account.change(Dimension::Inodes, 0, inodes);
     }
 }
 

@@ -85,6 +85,7 @@ impl Books {
             rest_until: Instant::now(),
             audit_at: Instant::now() + first_audit(&fs),
             suspects: Vec::new(),
+            trimmed_at: fs.trimmed_within().map(|within| Instant::now() + within),
         };
         if must_count && let Some(account) = fs.account() {
             account.set_estimated(true);
@@ -155,6 +156,8 @@ struct BookKeeper {
     seen_edits: u64,
     edited_at: Option<Instant>,
     rest_until: Instant,
+    /// When the filesystem has freed what it keeps of files that were changed under a worker before this one.
+    trimmed_at: Option<Instant>,
     audit_at: Instant,
     suspects: Vec<Suspect>,
 }
@@ -192,14 +195,17 @@ impl BookKeeper {
             self.judge_suspects();
             self.fs.cool_charges();
             let is_asked = target > self.shared.desk.lock().answered;
-            if is_asked {
-                // Whoever asks compares: what is written back later must not look like a difference.
+            let is_estimated = self.fs.account().is_some_and(|account| account.is_estimated());
+            let is_due = self.is_due(is_estimated);
+            if is_asked || is_due && is_estimated {
+                // Whoever asks compares, and what was changed under a worker before this one is not looked at again: what
+                // is written back later must not look like a difference.
                 if let Err(errno) = self.fs.backing().sync() {
                     tracing::warn!(%errno, "filesystem cannot be synced before the count");
                 }
                 self.fs.settle_all();
             }
-            if is_asked || self.is_due() {
+            if is_asked || is_due {
                 self.count(target);
             }
         }
@@ -219,7 +225,7 @@ impl BookKeeper {
     }
 
     /// Whether something happened that only a recount can book.
-    fn is_due(&mut self) -> bool {
+    fn is_due(&mut self, is_estimated: bool) -> bool {
         let now = Instant::now();
         let edits = self.fs.foreign_edits();
         if edits != self.seen_edits {
@@ -227,14 +233,16 @@ impl BookKeeper {
             self.edited_at = Some(now);
         }
         let is_quiet = self.edited_at.is_some_and(|at| now.saturating_duration_since(at) >= QUIET);
-        let is_estimated = self.fs.account().is_some_and(|account| account.is_estimated());
-        (is_quiet || is_estimated || now >= self.audit_at) && now >= self.rest_until
+        let is_trimmed = self.trimmed_at.is_some_and(|at| now >= at);
+        (is_quiet || is_estimated || is_trimmed || now >= self.audit_at) && now >= self.rest_until
     }
 
     fn count(&mut self, target: u64) {
         let begun = Instant::now();
         let was_edited = self.edited_at.take().is_some() || self.fs.foreign_edits() != self.seen_edits;
-        let was_estimated = self.fs.account().is_some_and(|account| account.is_estimated());
+        let is_trimmed = self.trimmed_at.is_some_and(|at| begun >= at);
+        self.trimmed_at = self.trimmed_at.filter(|at| *at > begun);
+        let was_estimated = is_trimmed || self.fs.account().is_some_and(|account| account.is_estimated());
         // Those that come from now on may be missed by the walk.
         self.seen_edits = self.fs.foreign_edits();
         let result = self.fs.recount(&self.shared.stop);
