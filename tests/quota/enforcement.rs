@@ -153,9 +153,7 @@ fn free_operations(dir: &Path) {
     must("utimes", file.set_modified(std::time::SystemTime::UNIX_EPOCH));
     must("hard link", fs::hard_link(path("kept"), path("link")));
     must("rename", fs::rename(path("link"), path("renamed")));
-    must("rename over", {
-        fs::rename(path("victim"), path("renamed"))
-    });
+    must("rename over", { fs::rename(path("victim"), path("renamed")) });
     must("setxattr", Ok(rustix::fs::fsetxattr(&file, "user.note", b"small", XattrFlags::empty()).unwrap()));
     must("removexattr", Ok(rustix::fs::fremovexattr(&file, "user.note").unwrap()));
     must("unlink", fs::remove_file(path("renamed")));
@@ -220,13 +218,13 @@ fn holes_of_a_file_open_for_reading_and_writing_are_reserved(ground: &mut Ground
     let mapping = Mapping::new(&file, 15 << 20, Protection::ReadWrite).unwrap();
     (0..5 << 8).for_each(|block| mapping.store(block * 4096, b"stored"));
     mapping.sync().unwrap();
-    let (taken, why) = (8 * MIB..15 * MIB)
-        .step_by(65_536)
-        .map(|at| file.write_at(&[1; 65_536], at))
-        .fold((0, None), |(taken, why), result| match result {
+    let (taken, why) = (8 * MIB..15 * MIB).step_by(65_536).map(|at| file.write_at(&[1; 65_536], at)).fold(
+        (0, None),
+        |(taken, why), result| match result {
             Ok(written) => (taken + written as u64, why),
             Err(error) => (taken, Some(errno(&error))),
-        });
+        },
+    );
     assert_eq!((taken, why), (7 * MIB, None), "of holes that were reserved");
     drop((mapping, file));
     wait_until("the reservation to end", Duration::from_secs(5), || ground.row().reserved.bytes == 0);

@@ -77,7 +77,10 @@ fn a_jupyter_server_starts_in_a_full_project() {
     let pip = Run::new(venv.join("bin/pip")).args(["install", "-q", "--no-cache-dir", "jupyterlab"]);
     pip.timeout(Duration::from_secs(500)).ok();
     ground.set(&["20M"]);
-    Run::new("dd").args(["if=/dev/zero", "of=large", "bs=1M", "count=40"]).current_dir(ground.path()).output();
+    Run::new("dd")
+        .args(["if=/dev/zero", "of=large", "bs=1M", "count=40"])
+        .current_dir(ground.path())
+        .output();
     // Settings, workspaces, runtime files and the notebook's own database are made in the home directory.
     let script = r#"
         "$1/bin/jupyter" lab --allow-root --no-browser --ip 127.0.0.1 --port 0 --ServerApp.token=x > "$2/log" 2>&1 &

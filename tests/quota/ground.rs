@@ -201,7 +201,6 @@ impl Ground {
     }
 }
 
-
 /// Tells threads to end, also while the one that started them panics: they would run for ever.
 pub(crate) struct EndOnDrop<'a>(pub(crate) &'a AtomicBool);
 

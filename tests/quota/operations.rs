@@ -344,7 +344,12 @@ const OPERATIONS: &[(&str, Operation)] = &[
         }
         file.sync_all().unwrap();
         (0..600).step_by(2).for_each(|number| {
-            fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, number * 3 * BLOCK, BLOCK);
+            fallocate(
+                &file,
+                FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+                number * 3 * BLOCK,
+                BLOCK,
+            );
         });
     }),
 ];
