@@ -47,11 +47,11 @@ struct State {
     has_complained: bool,
 }
 
-/// The workspace that an event concerns.
+/// Whom an event concerns.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Concerned<'a> {
-    /// Its name.
-    pub(crate) name: &'a str,
+    /// Its name; `None` if it concerns all that the owner has.
+    pub(crate) name: Option<&'a str>,
     /// Who may see it beside root.
     pub(crate) owner_uid: u32,
 }
@@ -96,7 +96,7 @@ impl EventLog {
             id,
             at: now.to_string(),
             kind,
-            workspace: concerned.map(|concerned| concerned.name.to_owned()),
+            workspace: concerned.and_then(|concerned| concerned.name).map(str::to_owned),
             owner_uid: concerned.map(|concerned| concerned.owner_uid),
             message: shortened(message),
         };
@@ -211,7 +211,7 @@ fn shortened(message: &str) -> String {
 mod tests {
     use super::*;
 
-    const ALICE: Concerned<'_> = Concerned { name: "bert", owner_uid: 1000 };
+    const ALICE: Concerned<'_> = Concerned { name: Some("bert"), owner_uid: 1000 };
 
     fn messages(events: &[Event]) -> Vec<&str> {
         events.iter().map(|event| event.message.as_str()).collect()

@@ -46,7 +46,7 @@ use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
 use crate::quota::{Account, HostSpace, Ledger};
 use crate::session::{
-    OwnershipPolicy, PageSource, Recounted, Session, SessionError, SessionOptions, SessionStats,
+    OwnershipPolicy, PageSource, Recounted, Refused, Session, SessionError, SessionOptions, SessionStats,
 };
 use crate::tracker::Tracker;
 
@@ -509,6 +509,11 @@ impl Mounted {
     /// Returns what it uses if that is known exactly: bytes and inodes. For the end, when everything is synced.
     pub(crate) fn final_usage(&self) -> Option<(u64, u64)> {
         self.session.final_usage()
+    }
+
+    /// As [`Session::take_refused`].
+    pub(crate) fn take_refused(&self) -> (Vec<(Refused, Option<PathBuf>)>, u64) {
+        self.session.take_refused()
     }
 
     /// Counts it now; takes seconds for a million files.

@@ -29,6 +29,7 @@ use rustix::io::Errno;
 
 pub(super) use self::names::Names;
 use super::recount::Recount;
+use super::refusals;
 use crate::backing::Stat;
 use crate::quota::{Account, Refusal, Reservation};
 use crate::state::mark;
@@ -670,6 +671,7 @@ impl Charging {
 }
 
 fn errno_of(refusal: &Refusal) -> Errno {
+    refusals::remember(refusal);
     refusal.errno
 }
 

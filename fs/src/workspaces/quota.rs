@@ -316,6 +316,7 @@ impl Driver {
     pub(super) fn tick_quota(&mut self) {
         let now = Timestamp::now();
         for event in self.registry.quota().ledger().tick(now) {
+            self.tell_ledger_event(&event);
             let scope = event.scope.as_ref().map(ToString::to_string);
             match event.kind {
                 quota::EventKind::Saturated { .. }
@@ -332,6 +333,7 @@ impl Driver {
                 | quota::EventKind::BoostExpired { .. } => info!(scope, event = ?event.kind, "quota"),
             }
         }
+        self.tell_refused();
         self.keep_clocks();
         self.drop_past_boosts(now);
     }
