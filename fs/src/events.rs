@@ -88,13 +88,24 @@ impl EventLog {
 
     /// Tells that something happened. Writes to the disk: not for threads that serve requests.
     pub(crate) fn tell(&self, kind: EventKind, concerned: Option<Concerned<'_>>, message: &str) {
+        self.tell_of(Timestamp::now(), kind, concerned, message);
+    }
+
+    /// As [`Self::tell`], of something that happened at `at`, a moment ago.
+    pub(crate) fn tell_of(
+        &self,
+        at: Timestamp,
+        kind: EventKind,
+        concerned: Option<Concerned<'_>>,
+        message: &str,
+    ) {
         let now = Timestamp::now();
         let mut state = self.state.lock();
         // Its time in microseconds, so that numbers go on ascending over restarts also when the file is lost.
         let id = u64::try_from(now.as_microsecond()).unwrap_or(0).max(state.last_id + 1);
         let event = Event {
             id,
-            at: now.to_string(),
+            at: at.to_string(),
             kind,
             workspace: concerned.and_then(|concerned| concerned.name).map(str::to_owned),
             owner_uid: concerned.map(|concerned| concerned.owner_uid),

@@ -115,7 +115,7 @@ impl Driver {
             // Whoever belongs to it finds it in the notices.
             ScopeKey::Group(_) | ScopeKey::Pool(_) => Concerned { name: None, owner_uid: 0 },
         };
-        self.events.tell(kind, Some(concerned), message);
+        self.events.tell_of(now, kind, Some(concerned), message);
         for project in projects {
             let is_below = match scope {
                 ScopeKey::Project(id) => project.id == *id,
@@ -134,7 +134,7 @@ impl Driver {
 
     fn tell_project(&self, project: &ProjectView, kind: EventKind, at: Timestamp, message: &str) {
         let concerned = Concerned { name: Some(&project.name), owner_uid: project.owner_uid };
-        self.events.tell(kind, Some(concerned), &printable(message));
+        self.events.tell_of(at, kind, Some(concerned), &printable(message));
         self.registry.notices().post(&project.id, &at.to_string(), message);
     }
 
