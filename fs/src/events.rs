@@ -47,11 +47,11 @@ struct State {
     has_complained: bool,
 }
 
-/// The workspace that an event concerns.
+/// Whom an event concerns.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Concerned<'a> {
-    /// Its name.
-    pub(crate) name: &'a str,
+    /// Its name; `None` if it concerns all that the owner has.
+    pub(crate) name: Option<&'a str>,
     /// Who may see it beside root.
     pub(crate) owner_uid: u32,
 }
@@ -88,15 +88,26 @@ impl EventLog {
 
     /// Tells that something happened. Writes to the disk: not for threads that serve requests.
     pub(crate) fn tell(&self, kind: EventKind, concerned: Option<Concerned<'_>>, message: &str) {
+        self.tell_of(Timestamp::now(), kind, concerned, message);
+    }
+
+    /// As [`Self::tell`], of something that happened at `at`, a moment ago.
+    pub(crate) fn tell_of(
+        &self,
+        at: Timestamp,
+        kind: EventKind,
+        concerned: Option<Concerned<'_>>,
+        message: &str,
+    ) {
         let now = Timestamp::now();
         let mut state = self.state.lock();
         // Its time in microseconds, so that numbers go on ascending over restarts also when the file is lost.
         let id = u64::try_from(now.as_microsecond()).unwrap_or(0).max(state.last_id + 1);
         let event = Event {
             id,
-            at: now.to_string(),
+            at: at.to_string(),
             kind,
-            workspace: concerned.map(|concerned| concerned.name.to_owned()),
+            workspace: concerned.and_then(|concerned| concerned.name).map(str::to_owned),
             owner_uid: concerned.map(|concerned| concerned.owner_uid),
             message: shortened(message),
         };
@@ -211,7 +222,7 @@ fn shortened(message: &str) -> String {
 mod tests {
     use super::*;
 
-    const ALICE: Concerned<'_> = Concerned { name: "bert", owner_uid: 1000 };
+    const ALICE: Concerned<'_> = Concerned { name: Some("bert"), owner_uid: 1000 };
 
     fn messages(events: &[Event]) -> Vec<&str> {
         events.iter().map(|event| event.message.as_str()).collect()

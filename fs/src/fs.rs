@@ -22,6 +22,7 @@ mod open_files;
 mod page_drop;
 mod reclaim;
 mod recount;
+mod refusals;
 mod sweep;
 mod tracking;
 mod virtual_dir;
@@ -43,6 +44,7 @@ pub(crate) use data::{ReadTarget, WriteOrigin};
 pub(crate) use directory::DirectoryEntry;
 pub(crate) use open_files::{DataMode, Opened};
 pub use recount::Recounted;
+pub(crate) use refusals::Refused;
 pub(crate) use virtual_dir::{Page, PageSource, is_virtual};
 
 use crate::accounting::Accounting;
@@ -112,6 +114,7 @@ pub(crate) struct GuardFs {
     latest_id: AtomicU32,
     sweep: sweep::Sweep,
     virtual_dir: virtual_dir::VirtualDir,
+    refusals: refusals::Refusals,
 }
 
 /// The tables that outlive a worker.
@@ -254,6 +257,7 @@ impl GuardFs {
             latest_id: AtomicU32::new(0),
             sweep: sweep::Sweep::default(),
             virtual_dir: virtual_dir::VirtualDir::new(pages),
+            refusals: refusals::Refusals::new(),
         }
     }
 

@@ -74,6 +74,21 @@ impl GuardFuse {
     }
 }
 
+impl GuardFuse {
+    /// Passes a result on, and notes who was refused for lack of space.
+    fn noted<T>(
+        &self,
+        request: &Request,
+        (node, name): (INodeNo, Option<&OsStr>),
+        result: Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        if let Err(Errno::DQUOT | Errno::NOSPC) = result {
+            self.0.note_refused(caller(request), node.0, name);
+        }
+        result
+    }
+}
+
 fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
 }
@@ -170,6 +185,7 @@ impl Filesystem for GuardFuse {
         let done = self.0.once(&running, |_| {
             running.below(|| self.0.set_attributes(caller(request), ino.0, number, set)).map(|()| 0)
         });
+        let done = self.noted(request, (ino, None), done);
         match done.and_then(|_| self.0.attributes(ino.0, number)) {
             Ok((stat, ttl)) => reply.attr(&ttl, &file_attributes(&stat, convert::shown_ino(ino.0, &stat))),
             Err(error) => reply.error(errno(error)),
@@ -195,7 +211,8 @@ impl Filesystem for GuardFuse {
     ) {
         let device = convert::device_numbers(rdev);
         let make = || self.0.make_node(caller(request), parent.0, name, mode, umask, device);
-        reply_entry(reply, self.0.once_entry(&self.begin(request, "mknod"), parent.0, name, make));
+        let made = self.0.once_entry(&self.begin(request, "mknod"), parent.0, name, make);
+        reply_entry(reply, self.noted(request, (parent, Some(name)), made));
     }
 
     fn mkdir(
@@ -208,17 +225,20 @@ impl Filesystem for GuardFuse {
         reply: ReplyEntry,
     ) {
         let make = || self.0.make_directory(caller(request), parent.0, name, mode, umask);
-        reply_entry(reply, self.0.once_entry(&self.begin(request, "mkdir"), parent.0, name, make));
+        let made = self.0.once_entry(&self.begin(request, "mkdir"), parent.0, name, make);
+        reply_entry(reply, self.noted(request, (parent, Some(name)), made));
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let unlink = || self.0.unlink(caller(request), parent.0, name);
-        reply_empty(reply, self.0.once_unless(&self.begin(request, "unlink"), Errno::NOENT, unlink));
+        let done = self.0.once_unless(&self.begin(request, "unlink"), Errno::NOENT, unlink);
+        reply_empty(reply, self.0.refuse_virtual(parent.0, name, done));
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let remove = || self.0.remove_directory(caller(request), parent.0, name);
-        reply_empty(reply, self.0.once_unless(&self.begin(request, "rmdir"), Errno::NOENT, remove));
+        let done = self.0.once_unless(&self.begin(request, "rmdir"), Errno::NOENT, remove);
+        reply_empty(reply, self.0.refuse_virtual(parent.0, name, done));
     }
 
     fn symlink(
@@ -230,7 +250,8 @@ impl Filesystem for GuardFuse {
         reply: ReplyEntry,
     ) {
         let make = || self.0.make_symlink(caller(request), parent.0, link_name, target.as_os_str());
-        reply_entry(reply, self.0.once_entry(&self.begin(request, "symlink"), parent.0, link_name, make));
+        let made = self.0.once_entry(&self.begin(request, "symlink"), parent.0, link_name, make);
+        reply_entry(reply, self.noted(request, (parent, Some(link_name)), made));
     }
 
     fn rename(
@@ -244,10 +265,8 @@ impl Filesystem for GuardFuse {
         reply: ReplyEmpty,
     ) {
         let (from, to) = ((parent.0, name), (newparent.0, newname));
-        reply_empty(
-            reply,
-            self.0.rename(&self.begin(request, "rename"), caller(request), from, to, flags.bits()),
-        );
+        let renamed = self.0.rename(&self.begin(request, "rename"), caller(request), from, to, flags.bits());
+        reply_empty(reply, self.noted(request, (parent, Some(name)), renamed));
     }
 
     fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
@@ -263,7 +282,8 @@ impl Filesystem for GuardFuse {
                 Err(error) => reply.error(errno(error)),
             };
         }
-        match self.0.once_opened(&running, || self.0.open(&running, caller(request), ino.0, flags)) {
+        let opened = self.0.once_opened(&running, || self.0.open(&running, caller(request), ino.0, flags));
+        match self.noted(request, (ino, None), opened) {
             Ok(opened) => self.opened(reply, &opened),
             Err(error) => reply.error(errno(error)),
         }
@@ -297,7 +317,7 @@ impl Filesystem for GuardFuse {
     fn write(
         &self,
         request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -312,7 +332,8 @@ impl Filesystem for GuardFuse {
             WriteOrigin::Privileged
         };
         let (running, flags) = (self.begin(request, "write"), convert::open_flags(flags.0));
-        match self.0.write(&running, fh.0, offset, data, origin, flags, caller(request)) {
+        let written = self.0.write(&running, fh.0, offset, data, origin, flags, caller(request));
+        match self.noted(request, (ino, None), written) {
             // At most the request's own length, which is a u32.
             Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
             Err(error) => reply.error(errno(error)),
@@ -501,7 +522,7 @@ impl Filesystem for GuardFuse {
             || self.0.create(&running, caller, parent.0, name, mode, umask, flags),
             || self.0.open_existing(&running, caller, parent.0, name, flags),
         );
-        let (entry, opened) = match created {
+        let (entry, opened) = match self.noted(request, (parent, Some(name)), created) {
             Ok(created) => created,
             Err(error) => return reply.error(errno(error)),
         };
@@ -548,7 +569,7 @@ impl Filesystem for GuardFuse {
     fn fallocate(
         &self,
         request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
@@ -560,6 +581,7 @@ impl Filesystem for GuardFuse {
         let done = self.0.once(&running, |_| {
             running.below(|| self.0.fallocate(caller, fh.0, mode, offset, length)).map(|()| 0)
         });
+        let done = self.noted(request, (ino, None), done);
         reply_empty(reply, done.map(drop));
     }
 
@@ -584,7 +606,7 @@ impl Filesystem for GuardFuse {
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
-        _ino_out: INodeNo,
+        ino_out: INodeNo,
         fh_out: FileHandle,
         offset_out: u64,
         length: u64,
@@ -593,7 +615,8 @@ impl Filesystem for GuardFuse {
     ) {
         let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
         let running = self.begin(request, "copy_file_range");
-        match self.0.copy_range(&running, caller(request), from, to, length) {
+        let copied = self.0.copy_range(&running, caller(request), from, to, length);
+        match self.noted(request, (ino_out, None), copied) {
             Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
             Err(error) => reply.error(errno(error)),
         }

@@ -47,8 +47,8 @@ use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
 use crate::quota::{Account, HostSpace, Ledger};
 use crate::session::{
-    Accounting, LastRecount, OwnershipPolicy, PageSource, Recounted, Session, SessionError, SessionOptions,
-    SessionStats,
+    Accounting, LastRecount, OwnershipPolicy, PageSource, Recounted, Refused, Session, SessionError,
+    SessionOptions, SessionStats,
 };
 use crate::tracker::Tracker;
 
@@ -532,6 +532,11 @@ impl Mounted {
     /// Returns the counts since the last call that found a difference which nothing explains.
     pub(crate) fn take_surprises(&self) -> Vec<LastRecount> {
         self.session.take_surprises()
+    }
+
+    /// As [`Session::take_refused`].
+    pub(crate) fn take_refused(&self) -> (Vec<(Refused, Option<PathBuf>)>, u64) {
+        self.session.take_refused()
     }
 
     /// Counts it now; takes seconds for a million files.

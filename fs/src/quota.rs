@@ -38,7 +38,7 @@ pub(crate) use self::event::{Event, EventKind};
 pub(crate) use self::ledger::Ledger;
 pub(crate) use self::limits::{Boost, Bounds, LimitErrno, Limits, Mode};
 pub(crate) use self::meter::Cells;
-pub(crate) use self::refusal::Refusal;
+pub(crate) use self::refusal::{Reason, Refusal};
 pub(crate) use self::scope_state::{ScopeState, State};
 pub(crate) use self::space::HostSpace;
 pub(crate) use self::watermark::Watermark;

@@ -9,6 +9,7 @@
 mod books;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
@@ -20,7 +21,7 @@ use crate::backing::Backing;
 use crate::fs::GuardFs;
 pub(crate) use crate::fs::Seat;
 pub use crate::fs::{OwnershipPolicy, Recounted};
-pub(crate) use crate::fs::{Page, PageSource};
+pub(crate) use crate::fs::{Page, PageSource, Refused};
 use crate::fuse::connection;
 use crate::quota::{Account, HostSpace};
 use crate::state::Found;
@@ -215,6 +216,17 @@ impl Session {
     /// Returns the recounts since the last call that found a difference which nothing explains.
     pub fn take_surprises(&self) -> Vec<LastRecount> {
         self.books.get().map(books::Books::take_surprises).unwrap_or_default()
+    }
+
+    /// Returns the processes that were refused for the first time since the last call, each with the path, and how many
+    /// more there were.
+    pub(crate) fn take_refused(&self) -> (Vec<(Refused, Option<PathBuf>)>, u64) {
+        let (refused, more) = self.fs.take_refused();
+        let with_path = |refused: Refused| {
+            let path = self.fs.refused_path(&refused);
+            (refused, path)
+        };
+        (refused.into_iter().map(with_path).collect(), more)
     }
 
     /// Returns the account that pays, if anything is counted.

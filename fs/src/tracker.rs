@@ -148,6 +148,11 @@ impl Tracker {
         tally
     }
 
+    /// Returns the process of a thread that waits for an answer, if it can be told.
+    pub(crate) fn process_of(&self, thread: u32) -> Option<Arc<Process>> {
+        self.processes.of_thread(thread)
+    }
+
     /// Returns what is open for writing at this moment.
     pub(crate) fn open_tallies(&self) -> Vec<TallyView> {
         self.tallies.open_now().iter().map(|tally| tally.view()).collect()

@@ -7,7 +7,9 @@
 mod busy;
 mod discovery;
 mod driver;
+mod growth;
 mod jobs;
+mod notices;
 mod pages;
 mod quota;
 mod quota_board;

@@ -89,7 +89,7 @@ fn directory_is_found_by_name_and_never_listed() {
     assert_eq!(fs::read_dir(mount.backing_path()).unwrap().count(), 1);
     let mut inside = names(&mount.path().join(".wsguard"));
     inside.sort_unstable();
-    assert_eq!(inside, ["quota", "quota.json"].map(PathBuf::from));
+    assert_eq!(inside, ["notices", "quota", "quota.json", "top"].map(PathBuf::from));
     let copy = mount.path().join("copy");
     Run::new("cp").arg(mount.path().join(".wsguard/quota")).arg(&copy).ok();
     assert!(fs::read_to_string(&copy).unwrap().starts_with("project"));
@@ -145,6 +145,55 @@ fn json_and_attribute_agree_with_the_command() {
     assert_eq!(setxattr(&dir, ATTRIBUTE, b"1", XattrFlags::empty()), Err(Errno::PERM));
     let output = Run::new("getfattr").args(["--only-values", "-n", ATTRIBUTE]).arg(&dir).ok();
     assert!(output.starts_with(&expected), "{output}");
+}
+
+#[test]
+fn first_refusal_of_a_process_and_each_crossing_are_noticed_once() {
+    require!(fuse);
+    let mount = mounted();
+    limit(&mount, "4M");
+    fs::create_dir(mount.path().join("runs")).unwrap();
+    let target = mount.path().join("runs/step\n1.pt");
+    // Each of them fails twice.
+    let script = "head -c 5000000 /dev/zero > \"$1\"; head -c 5000000 /dev/zero >> \"$1\"; true";
+    Run::new("bash").args(["-c", script, "sh"]).arg(&target).output();
+    let notices = || fs::read_to_string(mount.path().join(".wsguard/notices")).unwrap();
+    wait_until("the notices are there", PATIENCE, || notices().matches("write refused").count() >= 2);
+    let text = notices();
+    let refused: Vec<&str> = text.lines().filter(|line| line.contains("write refused")).collect();
+    assert_eq!(refused.len(), 2, "one for each process: {text}");
+    assert!(refused[0].contains(": runs/step?1.pt (head -c 5000000 /dev/zero, pid "), "{text}");
+    assert!(refused[0].contains("project bert has used 3.9 MiB of 3.9 MiB"), "{text}");
+    assert!(text.lines().any(|line| line.contains("project bert is full:")), "{text}");
+    let events = mount.daemon().command().args(["events", "--json"]).ok();
+    for kind in ["quota-crossed", "quota-refused"] {
+        assert!(events.contains(kind), "{kind}: {events}");
+    }
+    let before = notices();
+    kill(mount.daemon().worker_pid(), Signal::KILL);
+    wait_until("the notices are there again", PATIENCE, || {
+        let now = notices();
+        before.lines().all(|line| now.contains(line))
+    });
+}
+
+#[test]
+fn top_shows_who_writes_and_what_is_large() {
+    require!(fuse);
+    let mount = mounted();
+    fs::create_dir(mount.path().join("models")).unwrap();
+    fs::write(mount.path().join("models/a.pt"), vec![1; 3 << 20]).unwrap();
+    let mut open = File::create(mount.path().join("models/b.pt")).unwrap();
+    let mut top = || {
+        open.write_all(&[1; 4_096]).unwrap();
+        fs::read_to_string(mount.path().join(".wsguard/top")).unwrap()
+    };
+    let pid = std::process::id();
+    wait_until("the writer and the directory are shown", PATIENCE, || {
+        let text = top();
+        let is_writer = |line: &str| line.contains("/s  ") && line.contains(&format!("(pid {pid})"));
+        text.lines().any(is_writer) && text.contains("  models/b.pt (pid ") && text.contains("MiB  models/")
+    });
 }
 
 #[test]

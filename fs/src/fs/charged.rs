@@ -9,7 +9,7 @@ use rustix::fs::{OFlags, StatVfs};
 use rustix::io::Errno;
 
 use super::charging::{Mapper, Names};
-use super::{GuardFs, borrow};
+use super::{GuardFs, borrow, refusals};
 use crate::accounting::Accounting;
 use crate::backing::{Backing, Stat, stat_of};
 use crate::inode::Life;
@@ -141,15 +141,22 @@ impl GuardFs {
     /// As `admit`.
     pub(super) fn retry_when_over<T>(&self, admit: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
         let deadline = Instant::now() + PATIENCE;
+        let mut is_retry = false;
         loop {
             let refused = match admit() {
                 Err(errno @ (Errno::DQUOT | Errno::NOSPC)) => errno,
-                result => return result,
+                result => {
+                    if is_retry {
+                        refusals::forget();
+                    }
+                    return result;
+                }
             };
             if self.deleted_open.load(Ordering::Acquire) == 0 || Instant::now() >= deadline {
                 return Err(refused);
             }
             std::thread::sleep(STEP);
+            is_retry = true;
         }
     }
 

@@ -30,6 +30,7 @@ use rustix::io::Errno;
 
 pub(super) use self::names::Names;
 use super::recount::Recount;
+use super::refusals;
 use crate::accounting::Accounting;
 use crate::backing::Stat;
 use crate::quota::{Account, Refusal, Reservation};
@@ -767,6 +768,7 @@ fn seconds_since_boot() -> u64 {
 }
 
 fn errno_of(refusal: &Refusal) -> Errno {
+    refusals::remember(refusal);
     refusal.errno
 }
 

@@ -122,9 +122,8 @@ impl GuardFs {
         mut visit: impl FnMut(DirectoryEntry<'_>, Option<&Entry>) -> bool,
     ) -> Result<(), Errno> {
         if is_virtual(node) {
-            return self.list_virtual(node, offset, |listed, entry| match visit(listed, entry) {
-                true => ControlFlow::Continue(()),
-                false => ControlFlow::Break(()),
+            return self.list_virtual(node, offset, |listed, entry| {
+                if visit(listed, entry) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
         }
         let dir = self.node_fd(node)?;

@@ -140,7 +140,7 @@ impl GuardFs {
     /// Removes a name of a file.
     ///
     /// # Errors
-    /// As unlink(2); `EPERM` for the virtual directory's name.
+    /// As unlink(2).
     pub(crate) fn unlink(&self, caller: Caller, parent: u64, name: &OsStr) -> Result<(), Errno> {
         self.remove(caller, parent, name, AtFlags::empty())
     }
@@ -166,7 +166,7 @@ impl GuardFs {
         flags: u32,
     ) -> Result<(), Errno> {
         let flags = RenameFlags::from_bits(flags).ok_or(Errno::INVAL)?;
-        self.once(running, |again| {
+        let done = self.once(running, |again| {
             // After these the source's name exists again, so that only the moved inode tells whether it is done.
             let leaves_a_name = flags.intersects(RenameFlags::EXCHANGE | RenameFlags::WHITEOUT);
             if leaves_a_name {
@@ -180,8 +180,8 @@ impl GuardFs {
                 Err(Errno::NOENT) if again.is_some() => self.ino_at(to).map(|_| 0),
                 result => result.map(|()| 0),
             }
-        })
-        .map(drop)
+        });
+        self.refuse_virtual(from.0, from.1, done.map(drop))
     }
 
     fn ino_at(&self, (parent, name): (u64, &OsStr)) -> Result<u64, Errno> {
@@ -196,7 +196,6 @@ impl GuardFs {
         to: (u64, &OsStr),
         flags: RenameFlags,
     ) -> Result<(), Errno> {
-        self.check_name(from.0, from.1)?;
         self.check_name(to.0, to.1)?;
         let (from_dir, to_dir) = (self.node_fd(from.0)?, self.node_fd(to.0)?);
         let replaced = if flags.intersects(RenameFlags::NOREPLACE | RenameFlags::EXCHANGE) {
@@ -298,7 +297,6 @@ impl GuardFs {
 
     fn remove(&self, caller: Caller, parent: u64, name: &OsStr, flags: AtFlags) -> Result<(), Errno> {
         identity::assume_nobody()?;
-        self.check_name(parent, name)?;
         let dir = self.node_fd(parent)?;
         let victim = self.victim(borrow(&dir), name);
         let mut names = self.begin_names();

@@ -47,9 +47,7 @@ impl GuardFs {
         if node == ROOT_NODE {
             return None;
         }
-        let fd = self.node_fd(node).ok()?;
-        let link = rustix::fs::readlinkat(CWD, proc_path(borrow(&fd)), Vec::new()).ok()?;
-        let path = PathBuf::from(std::ffi::OsString::from_vec(link.into_bytes()));
+        let path = self.kernels_path(node)?;
         let name = path.file_name()?;
         let directory = self.open_directory(path.parent()?).ok()?;
         let found = self.backing.child(directory.as_fd(), name).ok()?;
@@ -58,6 +56,22 @@ impl GuardFs {
         }
         let parent = self.backing.of_fd(directory.as_fd()).ok()?;
         Some((self.known_as(&parent)?, name.into()))
+    }
+
+    /// Returns where a node is, relative to the root, if it has a name at this moment.
+    pub(super) fn path_of(&self, node: u64) -> Option<PathBuf> {
+        if node == ROOT_NODE {
+            return Some(PathBuf::new());
+        }
+        self.locate(node)?;
+        self.kernels_path(node)?.strip_prefix("/").ok().map(Path::to_path_buf)
+    }
+
+    /// Returns the path from the root by which the kernel knows a node; it may be out of date.
+    fn kernels_path(&self, node: u64) -> Option<PathBuf> {
+        let fd = self.node_fd(node).ok()?;
+        let link = rustix::fs::readlinkat(CWD, proc_path(borrow(&fd)), Vec::new()).ok()?;
+        Some(PathBuf::from(std::ffi::OsString::from_vec(link.into_bytes())))
     }
 
     /// Opens a directory by its path from the root of the backing, beneath it and through no symbolic link.

@@ -55,14 +55,23 @@ pub(crate) enum Page {
     Quota,
     /// The same for programs.
     QuotaJson,
+    /// What the owner should know, a line each, oldest first.
+    Notices,
+    /// Who writes now, and what is large and grows.
+    Top,
     /// One line of `key=value`, for the extended attribute.
     QuotaLine,
 }
 
 impl Page {
     /// Those that are files, with their names.
-    const FILES: [(Self, &'static str); 2] = [(Self::Quota, "quota"), (Self::QuotaJson, "quota.json")];
-    const COUNT: usize = 3;
+    const FILES: [(Self, &'static str); 4] = [
+        (Self::Quota, "quota"),
+        (Self::QuotaJson, "quota.json"),
+        (Self::Notices, "notices"),
+        (Self::Top, "top"),
+    ];
+    const COUNT: usize = 5;
 
     fn of_file(index: u64) -> Option<Self> {
         Self::FILES.get(usize::try_from(index).ok()?).map(|(page, _)| *page)
@@ -160,7 +169,7 @@ impl VirtualDir {
 }
 
 impl GuardFs {
-    /// Refuses a change of the directory's name, unless it is a user's own entry.
+    /// Refuses to make something of the directory's name, unless a user's own entry is there.
     ///
     /// # Errors
     /// `EPERM`.
@@ -172,6 +181,23 @@ impl GuardFs {
             Err(Errno::NOENT) => Err(Errno::PERM),
             // A user's own, or the change itself says what is wrong.
             _ => Ok(()),
+        }
+    }
+
+    /// Turns "there is no such entry" into a refusal where the directory was to be removed or renamed: only the backing
+    /// filesystem does not have it. Not before the attempt, which may be the second one of a worker that took over.
+    ///
+    /// # Errors
+    /// `EPERM`, else as `result`.
+    pub(crate) fn refuse_virtual<T>(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        result: Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        match result {
+            Err(Errno::NOENT) if is_reserved(parent, name) => Err(Errno::PERM),
+            result => result,
         }
     }
 

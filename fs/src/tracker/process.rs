@@ -107,7 +107,7 @@ impl Process {
     /// Returns what the process has become by running another program since; `None` if it is the same or gone.
     ///
     /// Shells open a file for a command before they become that command.
-    pub(super) fn successor(&self) -> Option<Self> {
+    pub(crate) fn successor(&self) -> Option<Self> {
         let directory = processes::directory(self.pid);
         let stat = ThreadStat::read(&directory).filter(|stat| stat.started == self.started)?;
         if stat.command == self.command {

@@ -105,6 +105,11 @@ impl Recorder {
         self.shared.activity.lock().clone()
     }
 
+    /// As [`Self::activity`], of one workspace.
+    pub(crate) fn activity_of(&self, workspace: &str) -> Option<Activity> {
+        self.shared.activity.lock().iter().find(|activity| activity.workspace == workspace).cloned()
+    }
+
     /// Waits until everything that was recorded before is in the histories. Returns whether it is.
     pub(crate) fn flush(&self, patience: Duration) -> bool {
         let shared = &self.shared;

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use tracing::{error, info, warn};
 use wsguard_api::{ApiError, ErrorCode, EventKind, MountRequest, Ownership, Workspace};
 
+use super::growth::GrowthKeeper;
 use super::jobs::{Job, Jobs, Reply};
 use super::pages;
 use super::quota::QuotaState;
@@ -87,6 +88,7 @@ pub(crate) struct Driver {
     pub(super) roots_watch: RootsWatch,
     pub(super) rebinding: Rebinding,
     pub(super) quota: QuotaState,
+    pub(super) growth: Option<GrowthKeeper>,
     last_tick: Option<Instant>,
     search_at: Instant,
     /// No search before, whatever appears.
@@ -126,6 +128,7 @@ impl Driver {
             roots_watch: RootsWatch::new(wake),
             rebinding: Rebinding::default(),
             quota: QuotaState::default(),
+            growth: None,
             last_tick: None,
             search_at: Instant::now(),
             next_search: Instant::now(),
@@ -425,7 +428,7 @@ impl Driver {
 
     /// Tells the owner of a workspace, and root, what became of it.
     pub(super) fn tell(&self, record: &WorkspaceRecord, kind: EventKind, message: &str) {
-        let concerned = Concerned { name: &record.name, owner_uid: record.owner_uid };
+        let concerned = Concerned { name: Some(&record.name), owner_uid: record.owner_uid };
         self.events.tell(kind, Some(concerned), message);
     }
 
@@ -465,7 +468,7 @@ impl Driver {
                 assumed: self.registry.quota().upper_bound(&record.id),
             }),
             tracker: self.recorder.tracker(&record.id),
-            pages: pages::source(&self.registry, &record.id, Some(ProjectView::of(record))),
+            pages: pages::source(&self.registry, &self.recorder, &record.id, Some(ProjectView::of(record))),
             expected: record
                 .identity
                 .clone()

@@ -3,29 +3,48 @@
 //! Written from what is in memory, by threads that serve requests: nothing here waits for a disk. Everybody who
 //! reaches the workspace may read it, so it tells of the workspace, its owner and the owner's group, and of nobody else.
 
-use std::fmt::Write as _;
-use std::sync::{Arc, Weak};
+mod top;
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use wsguard_api::{Explanation, Limits, QuotaReport, QuotaRow, QuotaState, SCHEMA_VERSION, ScopeRef};
+use wsguard_api::{
+    Explanation, Limits, QuotaReport, QuotaRow, QuotaState, SCHEMA_VERSION, ScopeRef, UsageReport,
+};
 
 use super::quota_board::ProjectView;
 use super::registry::Registry;
 use crate::session::{Page, PageSource};
+use crate::tracker::Recorder;
 
 /// Returns what writes the pages of a workspace. `view` is used until the registry knows it, which it does not yet
 /// while a worker takes over.
-pub(super) fn source(registry: &Arc<Registry>, id: &str, view: Option<ProjectView>) -> PageSource {
+pub(super) fn source(
+    registry: &Arc<Registry>,
+    recorder: &Arc<Recorder>,
+    id: &str,
+    view: Option<ProjectView>,
+) -> PageSource {
     // The registry holds the mounts, and so this.
-    let registry = Arc::downgrade(registry);
+    let (registry, recorder) = (Arc::downgrade(registry), Arc::downgrade(recorder));
     let id = id.to_owned();
     Arc::new(move |page| {
+        let (Some(registry), Some(recorder)) = (registry.upgrade(), recorder.upgrade()) else {
+            return UNKNOWN.to_owned();
+        };
         let now = Timestamp::now();
-        let explained = explanation(&registry, &id, view.as_ref(), now);
+        let explained = || explanation(&registry, &id, view.as_ref(), now);
         match page {
-            Page::Quota => explained.as_ref().map_or_else(|| UNKNOWN.to_owned(), screen),
-            Page::QuotaJson => json(explained, now),
-            Page::QuotaLine => explained.as_ref().map_or_else(String::new, line),
+            Page::Quota => explained().map_or_else(
+                || UNKNOWN.to_owned(),
+                |explained| screen(&explained, registry.growth().look(&id).as_deref()),
+            ),
+            Page::QuotaJson => json(explained(), now),
+            Page::QuotaLine => explained().as_ref().map_or_else(String::new, line),
+            Page::Notices => registry.notices().page(&id),
+            Page::Top => {
+                top::page(recorder.activity_of(&id).as_ref(), registry.growth().look(&id).as_deref())
+            }
         }
     })
 }
@@ -34,12 +53,11 @@ const UNKNOWN: &str = "nothing is known yet: the daemon is starting or ending\n"
 
 /// Returns the workspace's own scopes, project first. Those of a pool are the administrators'.
 fn explanation(
-    registry: &Weak<Registry>,
+    registry: &Registry,
     id: &str,
     view: Option<&ProjectView>,
     now: Timestamp,
 ) -> Option<Explanation> {
-    let registry = registry.upgrade()?;
     let mut projects = registry.projects();
     if !projects.iter().any(|project| project.id == id) {
         projects.extend(view.cloned());
@@ -67,7 +85,7 @@ fn json(explained: Option<Explanation>, now: Timestamp) -> String {
 }
 
 /// One screen.
-fn screen(explained: &Explanation) -> String {
+fn screen(explained: &Explanation, usage: Option<&UsageReport>) -> String {
     let mut text = String::new();
     for (place, scope) in explained.scopes.iter().enumerate() {
         let left = explained.binding_bytes.as_ref().filter(|_| place == 0);
@@ -82,7 +100,39 @@ fn screen(explained: &Explanation) -> String {
     for row in explained.scopes.iter().map(|scope| &scope.row) {
         text.push_str(&remarks(row));
     }
+    if let Some(usage) = usage {
+        text.push_str(&growth_line(usage));
+    }
     text
+}
+
+/// How it grows, and until when.
+fn growth_line(usage: &UsageReport) -> String {
+    let Some(grown) = usage.forecast.last_day_bytes else { return String::new() };
+    let mut line = format!("{:<8} {} in 24 h", "growth", change(grown));
+    if let Some(most) = usage.growing.first().filter(|most| most.bytes > 0 && !most.path.is_empty()) {
+        write_to(&mut line, format_args!(", most of it {}", printable(&most.path)));
+    }
+    if let Some(seconds) = usage.forecast.seconds_to_full {
+        write_to(&mut line, format_args!("; full in {} at this pace", span(seconds)));
+    }
+    line.push('\n');
+    line
+}
+
+/// A number of bytes that came or went.
+fn change(bytes: i64) -> String {
+    let sign = if bytes < 0 { '-' } else { '+' };
+    format!("{sign}{}", size(bytes.unsigned_abs()))
+}
+
+/// In the two largest units.
+fn span(seconds: u64) -> String {
+    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60) {
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
 }
 
 fn bytes_line(row: &QuotaRow, left: Option<u64>) -> String {
@@ -145,7 +195,7 @@ fn titles(row: &QuotaRow) -> (&'static str, String) {
 }
 
 /// Names are shown on terminals.
-fn printable(name: &str) -> String {
+pub(super) fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
@@ -201,9 +251,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 fn write_to(text: &mut String, arguments: std::fmt::Arguments<'_>) {
-    // Writing to a string cannot fail.
-    // A String takes everything.
-    text.write_fmt(arguments).ok();
+    text.push_str(&arguments.to_string());
 }
 
 #[cfg(test)]
@@ -214,6 +262,12 @@ mod tests {
     fn sizes_have_one_digit_after_the_point_and_are_rounded_down() {
         let sizes = [0, 1023, 1024, 1535, 1 << 20, (500 << 30) - 1, 500 << 30, u64::MAX].map(size);
         assert_eq!(sizes, ["0 B", "1023 B", "1 KiB", "1.4 KiB", "1 MiB", "499.9 GiB", "500 GiB", "15.9 EiB"]);
+    }
+
+    #[test]
+    fn spans_and_changes_are_short() {
+        assert_eq!([59, 18_600, 200_000].map(span), ["0 min", "5 h 10 min", "2 d 7 h"]);
+        assert_eq!([change(-2048), change(0), change(1 << 30)], ["-2 KiB", "+0 B", "+1 GiB"]);
     }
 
     #[test]

@@ -336,6 +336,7 @@ impl Driver {
     pub(super) fn tick_quota(&mut self) {
         let now = Timestamp::now();
         for event in self.registry.quota().ledger().tick(now) {
+            self.tell_ledger_event(&event);
             let scope = event.scope.as_ref().map(ToString::to_string);
             match event.kind {
                 quota::EventKind::Saturated { .. }
@@ -353,6 +354,7 @@ impl Driver {
             }
         }
         self.tell_drift();
+        self.tell_refused();
         self.keep_clocks();
         self.drop_past_boosts(now);
     }

@@ -18,6 +18,8 @@ use crate::changed_outside::OutsideSearch;
 use crate::mounting::{Mounted, Occupied};
 use crate::quota::{self, Account};
 
+use super::growth::GrowthBoard;
+use super::notices::NoticeBoard;
 use super::quota_board::{ProjectView, QuotaBoard};
 
 /// Who looks.
@@ -114,17 +116,31 @@ pub(crate) struct Registry {
     contents: Mutex<Contents>,
     mounts_dir: PathBuf,
     quota: QuotaBoard,
+    notices: NoticeBoard,
+    growth: GrowthBoard,
 }
 
 impl Registry {
     /// Makes an empty one; `mounts_dir` is where superblocks are mounted.
     pub(crate) fn new(mounts_dir: PathBuf) -> Self {
-        Self { contents: Mutex::new(Contents::default()), mounts_dir, quota: QuotaBoard::new() }
+        let contents = Mutex::new(Contents::default());
+        let (notices, growth) = (NoticeBoard::default(), GrowthBoard::default());
+        Self { contents, mounts_dir, quota: QuotaBoard::new(), notices, growth }
     }
 
     /// Returns the limits and the ledger.
     pub(crate) fn quota(&self) -> &QuotaBoard {
         &self.quota
+    }
+
+    /// Returns what the usage index said lately.
+    pub(super) fn growth(&self) -> &GrowthBoard {
+        &self.growth
+    }
+
+    /// Returns what owners should know.
+    pub(super) fn notices(&self) -> &NoticeBoard {
+        &self.notices
     }
 
     /// Returns every workspace as far as quota is concerned.

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use wsguard_api::MountRequest;
 
 use super::driver::{Driver, Lingering, default_ownership};
+use super::growth::GrowthKeeper;
 use super::pages;
 use super::quota_board::ProjectView;
 use super::registry::{Entry, Standing};
@@ -38,6 +39,7 @@ impl Driver {
         };
         // Before the first request is served: it must not pass a limit.
         self.start_quota(&records);
+        self.restore_notices(&records);
         let taken = self.take_over(inherited, &records);
         taken_over();
         for (_, mounted) in &taken {
@@ -71,6 +73,15 @@ impl Driver {
         }
         self.note_alive();
         self.scan_roots();
+        self.start_growth();
+    }
+
+    /// Without it the virtual directories tell less.
+    fn start_growth(&mut self) {
+        match GrowthKeeper::start(self.registry.clone(), self.usage.clone()) {
+            Ok(keeper) => self.growth = Some(keeper),
+            Err(error) => error!(error = %error, "growth is not looked up"),
+        }
     }
 
     fn take_over(
@@ -82,7 +93,7 @@ impl Driver {
         let tracker = |id: &str| recorder.tracker(id);
         let pages = |id: &str| {
             let known = records.iter().find(|record| record.id == id).map(ProjectView::of);
-            pages::source(registry, id, known)
+            pages::source(registry, recorder, id, known)
         };
         let ledger = registry.quota().ledger();
         let taken = mounting::take_over(&self.link, ledger, tracker, pages, inherited);
