@@ -135,7 +135,7 @@ fn sizes_count_on_a_btrfs_that_is_mounted_with_compression() {
 fn sizes_count_in_a_btrfs_directory_with_the_property_and_blocks_without() {
     require!(fuse, btrfs);
     let compressed = on_btrfs(|dir| {
-        drop(Run::new("btrfs").args(["property", "set"]).arg(dir).args(["compression", "zstd"]).ok())
+        drop(Run::new("btrfs").args(["property", "set"]).arg(dir).args(["compression", "zstd"]).ok());
     });
     assert_eq!(counting(&compressed).accounting, AccountingMode::Logical);
     assert_eq!(counted_of_compressible(&compressed).0, (4 << 20) + 4_096);

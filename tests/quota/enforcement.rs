@@ -153,9 +153,10 @@ fn free_operations(dir: &Path) {
     must("utimes", file.set_modified(std::time::SystemTime::UNIX_EPOCH));
     must("hard link", fs::hard_link(path("kept"), path("link")));
     must("rename", fs::rename(path("link"), path("renamed")));
-    must("rename over", { fs::rename(path("victim"), path("renamed")) });
-    must("setxattr", Ok(rustix::fs::fsetxattr(&file, "user.note", b"small", XattrFlags::empty()).unwrap()));
-    must("removexattr", Ok(rustix::fs::fremovexattr(&file, "user.note").unwrap()));
+    must("rename over", fs::rename(path("victim"), path("renamed")));
+    let set = rustix::fs::fsetxattr(&file, "user.note", b"small", XattrFlags::empty());
+    must("setxattr", set.map_err(Into::into));
+    must("removexattr", rustix::fs::fremovexattr(&file, "user.note").map_err(Into::into));
     must("unlink", fs::remove_file(path("renamed")));
     must("rmdir", fs::remove_dir(path("empty")));
     let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -290,8 +291,8 @@ fn a_scope_may_say_enospc() {
     ground.set(&["1M", "--errno", "enospc", "--inodes", "10"]);
     let (_, why) = fill(&write_only(&ground.at("large")), 0, 100_000);
     assert_eq!(why, Errno::NOSPC);
-    let made = (0..20).map(|number| File::create(ground.at(&number.to_string())));
-    assert_eq!(errno(&made.last().unwrap().unwrap_err()), Errno::NOSPC);
+    let made: Vec<_> = (0..20).map(|number| File::create(ground.at(&number.to_string()))).collect();
+    assert_eq!(errno(made[19].as_ref().unwrap_err()), Errno::NOSPC);
     ground.assert_exact("a refusal with ENOSPC");
 }
 

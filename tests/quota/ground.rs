@@ -159,7 +159,7 @@ impl Ground {
             let walked = self.walked();
             let expected = Usage { bytes: walked.bytes + bytes, inodes: walked.inodes + inodes };
             let row = self.row();
-            let used = row.used.clone().expect("it is mounted");
+            let used = row.used.expect("it is mounted");
             if used == expected || begun.elapsed() > SETTLES_WITHIN {
                 break (used, expected);
             }

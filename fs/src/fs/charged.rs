@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{OFlags, StatVfs};
 use rustix::io::Errno;
 
-use super::charging::{Mapper, Names};
+use super::charging::Names;
 use super::{GuardFs, borrow, refusals};
 use crate::accounting::Accounting;
 use crate::backing::{Backing, Stat, stat_of};
@@ -189,13 +189,7 @@ impl GuardFs {
     pub(crate) fn restore_mappings(&self) {
         let Some(charging) = &self.charging else { return };
         self.files.for_each(|open_file| {
-            if !open_file.may_be_mapped_writable() {
-                return;
-            }
-            let charge = open_file.charge(charging);
-            let begun = open_file.file(self).and_then(|file| {
-                charging.begin_mapping(open_file.node, charge, file.as_fd(), Mapper::Inherited)
-            });
+            let begun = self.begin_mapping_again(open_file, charging);
             if let Err(errno) = begun {
                 tracing::warn!(ino = open_file.node, %errno, "no space is held for a file that may be mapped");
             }

@@ -84,6 +84,13 @@ pub(super) enum Mapper {
 /// How a file that is not open is reached.
 pub(super) type Reach<'a> = &'a dyn Fn(u64, Option<FileHandle>) -> Result<Option<Stat>, Errno>;
 
+impl Charge {
+    /// Whether the file may have holes, for which blocks beyond its end make up in what it is charged.
+    fn may_be_trimmed(&self) -> bool {
+        self.dense_end.load(Ordering::Acquire) < self.state.lock().size
+    }
+}
+
 #[derive(Default)]
 struct Charged {
     /// What `used` contains for it; `None` until it was looked at.
@@ -101,11 +108,6 @@ struct Charged {
 }
 
 impl Charged {
-    /// Whether it is charged for less than its size, so that blocks beyond its end count as well.
-    fn is_sparse(&self) -> bool {
-        self.bytes.is_some_and(|bytes| bytes < ceil_block(self.size))
-    }
-
     /// Up to where a hold pays for every hole. Stores or writes may fill them; each takes its block once.
     fn held_end(&self) -> u64 {
         let end = ceil_block(self.size);
@@ -630,7 +632,7 @@ impl Charging {
     pub(super) fn closed(&self, node: u64, reach: Reach<'_>) {
         if self.accounting == Accounting::AllocatedToSize
             && let Some(charge) = self.find(node)
-            && charge.state.lock().is_sparse()
+            && charge.may_be_trimmed()
         {
             self.look_again(node, &charge, reach);
         }
@@ -693,8 +695,7 @@ impl Charging {
             let Some(charge) = self.find(node) else { continue };
             let age = now.saturating_duration_since(changed);
             let glows = charge.glows.load(Ordering::Relaxed);
-            let is_trimmed =
-                self.accounting == Accounting::AllocatedToSize && charge.state.lock().is_sparse();
+            let is_trimmed = self.accounting == Accounting::AllocatedToSize && charge.may_be_trimmed();
             let is_due = age
                 >= match glows {
                     true if is_trimmed => TRIMMED_WITHIN,

@@ -63,6 +63,18 @@ pub(crate) struct OpenFile {
     inode: Arc<OpenInodeState>,
     /// What is written through it. A writer has it from the start, unless a worker before this one opened it.
     tally: OnceLock<Arc<OpenTally>>,
+    /// Whether holes are reserved for a mapping of it. Locked while that begins or ends: after a takeover it begins
+    /// beside the requests, one of which may be the release.
+    mapping: Mutex<MappingHold>,
+}
+
+/// Whether holes of a file are reserved for one open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum MappingHold {
+    /// Not yet: a worker before this one opened it.
+    Unknown,
+    Begun,
+    Ended,
 }
 
 /// What every open of one inode shares.
@@ -86,6 +98,7 @@ impl OpenFile {
             plain: OnceLock::new(),
             inode,
             tally: OnceLock::new(),
+            mapping: Mutex::new(MappingHold::Unknown),
         }
     }
 
@@ -476,7 +489,9 @@ impl GuardFs {
         fail_point::reach(Stage::Numbered);
         // One that is not kept is opened again at each use.
         let file = file.and_then(|file| KeptFd::keep(file).ok()).map_or_else(OnceLock::new, OnceLock::from);
-        let open_file = OpenFile { node, flags, file, plain: OnceLock::new(), inode, tally: OnceLock::new() };
+        let mapping = Mutex::new(MappingHold::Begun);
+        let (plain, tally) = (OnceLock::new(), OnceLock::new());
+        let open_file = OpenFile { node, flags, file, plain, inode, tally, mapping };
         let is_writer = open_file.is_writer();
         if is_writer {
             open_file
@@ -490,10 +505,29 @@ impl GuardFs {
 
     fn leave(&self, open_file: &OpenFile) {
         let maybe_mapped = open_file.may_be_mapped_writable();
+        let mut mapping = open_file.mapping.lock();
+        let had_begun = std::mem::replace(&mut *mapping, MappingHold::Ended) == MappingHold::Begun;
         let file = if maybe_mapped { open_file.file(self).ok() } else { None };
-        self.end_mapping(open_file.node, maybe_mapped, &open_file.inode, file.as_ref().map(AsFd::as_fd));
-        drop(file);
+        let is_mapped = maybe_mapped && had_begun;
+        self.end_mapping(open_file.node, is_mapped, &open_file.inode, file.as_ref().map(AsFd::as_fd));
+        drop((file, mapping));
         self.release_data_mode(open_file.node, maybe_mapped);
+    }
+
+    /// Reserves again what stores through a mapping may fill that a worker before this one has granted.
+    ///
+    /// # Errors
+    /// As opening the file.
+    pub(super) fn begin_mapping_again(&self, open_file: &OpenFile, charging: &Charging) -> Result<(), Errno> {
+        let mut mapping = open_file.mapping.lock();
+        if !open_file.may_be_mapped_writable() || *mapping != MappingHold::Unknown {
+            return Ok(());
+        }
+        let file = open_file.file(self)?;
+        let charge = open_file.charge(charging);
+        charging.begin_mapping(open_file.node, charge, file.as_fd(), Mapper::Inherited)?;
+        *mapping = MappingHold::Begun;
+        Ok(())
     }
 
     fn begin_mapping(&self, node: u64, inode: &OpenInodeState, file: Option<&OwnedFd>) -> Result<(), Errno> {

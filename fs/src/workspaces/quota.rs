@@ -377,7 +377,7 @@ impl Driver {
                     "use of {} was off by {:+} bytes and {:+} inodes and is corrected: {} bytes in {} inodes",
                     record.name, found.drift_bytes, found.drift_inodes, found.bytes, found.inodes
                 );
-                let concerned = Concerned { name: &record.name, owner_uid: record.owner_uid };
+                let concerned = Concerned { name: Some(&record.name), owner_uid: record.owner_uid };
                 self.events.tell(EventKind::QuotaDrift, Some(concerned), &message);
             }
         }
