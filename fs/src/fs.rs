@@ -19,6 +19,7 @@ mod kept_fd;
 mod namespace;
 mod once;
 mod open_files;
+mod open_flags;
 mod page_drop;
 mod reclaim;
 mod recount;

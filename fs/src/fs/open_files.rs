@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::charging::{Charge, Charging, Mapper, Names};
 use super::kept_fd::{FileRef, KeptFd};
+use super::open_flags::{has_privileged_mode, strip_privilege, worker_flags};
 use super::virtual_dir::is_virtual_handle;
 use super::{Caller, Entry as NodeEntry, GuardFs, borrow};
 use crate::backing::stat_of;
@@ -696,28 +697,4 @@ impl DataMode {
             Self::Cached => 0,
         }
     }
-}
-
-/// The open flags that the worker's own descriptor keeps: how far a write must be durable and where it goes.
-/// Not `O_DIRECT` (the worker's buffers are not aligned; the caller's alignment is its own affair), not
-/// `O_NOFOLLOW` (a handle is never followed), not `O_CREAT` and `O_TRUNC` (done once, not at every reopening).
-fn worker_flags(flags: OFlags) -> OFlags {
-    flags & (OFlags::ACCMODE | OFlags::APPEND | OFlags::SYNC | OFlags::DSYNC)
-}
-
-/// Takes setuid, setgid and file capabilities away.
-fn strip_privilege(file: BorrowedFd<'_>, is_privileged: bool) -> Result<(), Errno> {
-    if is_privileged {
-        let mode = rustix::fs::fstat(file)?.st_mode & 0o1777;
-        rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
-    }
-    match rustix::fs::fremovexattr(file, "security.capability") {
-        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
-        Err(errno) => Err(errno),
-    }
-}
-
-fn has_privileged_mode(file: BorrowedFd<'_>) -> Result<bool, Errno> {
-    let mode = rustix::fs::fstat(file)?.st_mode;
-    Ok(mode & (libc::S_ISUID | libc::S_ISGID) != 0)
 }
