@@ -81,6 +81,12 @@ impl Ground {
         self.row(&ScopeRef::User { uid: OWNER })
     }
 
+    /// As [`Self::owner`], once the daemon has counted what it only estimates after a start or a death.
+    fn owner_once_counted(&self) -> QuotaRow {
+        wait_until("a count", Duration::from_secs(60), || self.owner().state != QuotaState::Estimated);
+        self.owner()
+    }
+
     #[track_caller]
     fn policy(&self) -> PolicyDocument {
         parsed(&self.quota(&["template", "ls", "--json"]))
@@ -201,7 +207,7 @@ fn limits_and_boosts_outlive_worker_and_daemon_and_the_audit_says_who_and_why() 
     ground.set(&[&uid, "500G", "--inodes", "1M", "--reason", "thesis"]);
     let boost = ["boost", &uid, "--by", "200G", "--for", "7d", "--reason", "paper"];
     ground.quota(&boost).expect_code(0);
-    let before = ground.owner();
+    let before = ground.owner_once_counted();
     assert_eq!((before.bytes_hard, before.inodes_hard), (Some(700 * GIB), Some(1_000_000)));
     assert_eq!((before.bytes_soft, before.limits.grace_seconds), (None, Some(14 * 86_400)));
     let worker = ground.daemon.worker_pid();
@@ -210,10 +216,10 @@ fn limits_and_boosts_outlive_worker_and_daemon_and_the_audit_says_who_and_why() 
         let output = ground.daemon.cli(["status", "--json"]);
         output.code == 0 && ground.daemon.status().worker_pid != worker
     });
-    assert_eq!(ground.owner(), before);
+    assert_eq!(ground.owner_once_counted(), before);
     ground.daemon.terminate();
     ground.daemon.start_again();
-    assert_eq!(ground.owner(), before);
+    assert_eq!(ground.owner_once_counted(), before);
     let audit = ground.audit();
     let of = |field: &str| {
         audit.items.iter().find(|entry| entry.subject == format!("user:{OWNER}") && entry.field == field)
