@@ -40,7 +40,14 @@ fn leave_a_hanging_thread(mount: &mut GuardMount, kill_keeper: bool) -> (u32, Re
     thread::sleep(Duration::from_millis(200));
     fs::write(plain.join("foreign"), "an edit that the kernel is told of").unwrap();
     let hangs = |pid: u32| threads(pid).iter().any(|thread| thread.2 == "D");
-    wait_until("a thread of the worker to hang", SOON, || hangs(worker));
+    // Threads wait for the disk for moments as well.
+    let hangs_on = || {
+        (0..4).all(|_| {
+            thread::sleep(Duration::from_millis(50));
+            hangs(worker)
+        })
+    };
+    wait_until("a thread of the worker to hang", SOON, hangs_on);
     if kill_keeper {
         mount.daemon_mut().kill_keeper();
     } else {

@@ -26,8 +26,6 @@ pub(super) struct Case {
 const ENTRY: &[&str] = &["begun", "effect", "counted", "done", "finished", "answered"];
 const CREATION: &[&str] =
     &["begun", "effect", "counted", "registered", "numbered", "entered", "done", "finished", "answered"];
-const TRUNCATING_OPEN: &[&str] =
-    &["begun", "effect", "registered", "numbered", "entered", "done", "finished", "answered"];
 const OPEN: &[&str] = &["begun", "registered", "numbered", "entered", "done", "finished", "answered"];
 const CHANGE: &[&str] = &["begun", "effect", "done", "finished", "answered"];
 const PREPARED_CHANGE: &[&str] = &["begun", "prepared", "effect", "done", "finished", "answered"];
@@ -62,7 +60,8 @@ pub(super) const CASES: &[Case] = &[
     case("create", "create", CREATION, nothing, |dir| create(dir, 0)),
     case("create, exclusive", "create", CREATION, nothing, |dir| create(dir, libc::O_EXCL)),
     case("create, truncating", "create", CREATION, nothing, |dir| create(dir, libc::O_TRUNC)),
-    case("open, truncating", "open", TRUNCATING_OPEN, a_file, |dir| open(dir, libc::O_TRUNC)),
+    case("open, truncating", "open", OPEN, a_file, |dir| open(dir, libc::O_TRUNC)),
+    case("truncation at open", "setattr", CHANGE, a_file, |dir| open(dir, libc::O_TRUNC)),
     case("open", "open", OPEN, a_file, |dir| open(dir, 0)),
     case("write", "write", CHANGE, a_file, write),
     case("append", "write", PREPARED_CHANGE, a_file, append),
