@@ -34,6 +34,7 @@ mod quota;
 mod rebind;
 mod roots_watch;
 pub mod session;
+mod snapshot;
 mod state;
 mod sys;
 mod tracker;

@@ -28,6 +28,19 @@ pub(crate) struct FileHandle {
     bytes: [u8; MAX_HANDLE_BYTES],
 }
 
+impl serde::Serialize for FileHandle {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.to_bytes())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for FileHandle {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let stored = <&[u8]>::deserialize(deserializer)?;
+        Self::from_bytes(stored).ok_or_else(|| serde::de::Error::custom("no file handle"))
+    }
+}
+
 /// `struct file_handle` with room for the largest handle.
 #[repr(C)]
 struct RawHandle {
@@ -55,6 +68,22 @@ impl FileHandle {
             chunk.copy_from_slice(&word.to_ne_bytes());
         }
         Self { kind, len, bytes }
+    }
+
+    /// Returns the handle as stored on disk: its type, then its bytes.
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        let mut stored = Vec::with_capacity(1 + usize::from(self.len));
+        stored.push(self.kind);
+        stored.extend_from_slice(self.bytes.get(..usize::from(self.len)).unwrap_or(&self.bytes));
+        stored
+    }
+
+    /// Reads what [`Self::to_bytes`] gave; `None` if it is none.
+    pub(crate) fn from_bytes(stored: &[u8]) -> Option<Self> {
+        let (kind, rest) = stored.split_first()?;
+        let mut bytes = [0; MAX_HANDLE_BYTES];
+        bytes.get_mut(..rest.len())?.copy_from_slice(rest);
+        Some(Self { kind: *kind, len: u8::try_from(rest.len()).ok()?, bytes })
     }
 
     /// Returns a 32-bit digest that differs between two lives of one inode number.
