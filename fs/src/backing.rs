@@ -82,6 +82,12 @@ impl Backing {
         &self.root
     }
 
+    /// Returns the root directory's descriptor for calls that `O_PATH` is not enough for, open_by_handle_at(2) and
+    /// `O_TMPFILE` among them.
+    pub(crate) fn readable(&self) -> BorrowedFd<'_> {
+        self.mount.as_fd()
+    }
+
     /// Returns the device that the root lies on.
     pub(crate) fn root_device(&self) -> u64 {
         rustix::fs::makedev(self.root_stat.stx_dev_major, self.root_stat.stx_dev_minor)

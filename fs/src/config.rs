@@ -15,6 +15,9 @@ use wsguard_api::{DEFAULT_CONFIG_FILE, DEFAULT_RUNTIME_DIR, DEFAULT_STATE_DIR};
 /// Overrides `[log] level`; read nowhere else.
 pub const LOG_ENV: &str = "WSGUARD_LOG";
 
+/// Overrides `[snapshots] store`; read nowhere else.
+pub const STORE_ENV: &str = "WSGUARD_STORE_DIR";
+
 /// Directories that are watched for foreign edits, per workspace, before attributes fall back to a short
 /// lifetime. An inotify watch costs the kernel about 1 KiB.
 const DEFAULT_WATCH_DIRECTORIES: usize = 16_384;
@@ -62,6 +65,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("watch", &["max-directories"]),
     ("quota", &["admin-group", "min-free-mebibytes"]),
     ("history", &["max-mebibytes", "max-days"]),
+    ("snapshots", &["enabled", "store"]),
     ("log", &["level", "format"]),
 ];
 
@@ -163,6 +167,10 @@ pub struct Config {
     pub history_bytes: u64,
     /// How old the records in it get.
     pub history_age: Duration,
+    /// Whether what is deleted and overwritten is kept.
+    pub keeps_history: bool,
+    /// A directory for what is kept of workspaces on its filesystem; `None` for `.wsguard` at the top of each.
+    pub store: Option<PathBuf>,
     /// A filter as `tracing` understands it, such as `info` or `wsguard_fs=debug`.
     pub log_level: String,
     /// How log lines look.
@@ -178,6 +186,7 @@ struct File {
     watch: WatchTable,
     quota: QuotaTable,
     history: HistoryTable,
+    snapshots: SnapshotsTable,
     log: LogTable,
 }
 
@@ -220,6 +229,13 @@ struct QuotaTable {
 struct HistoryTable {
     max_mebibytes: Option<u64>,
     max_days: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct SnapshotsTable {
+    enabled: Option<bool>,
+    store: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -313,6 +329,13 @@ fn resolve(
         history_age: Duration::from_secs(
             within("max-days", file.history.max_days, DEFAULT_HISTORY_DAYS, HISTORY_DAYS, lines)? * 86_400,
         ),
+        keeps_history: file.snapshots.enabled.unwrap_or(true),
+        store: std::env::var_os(STORE_ENV)
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+            .or(file.snapshots.store)
+            .map(|path| absolute("store", path, lines))
+            .transpose()?,
         log_level: checked_level(env_level, file.log.level, lines)?,
         log_format: file.log.format,
     })

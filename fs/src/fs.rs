@@ -21,6 +21,7 @@ mod once;
 mod open_files;
 mod open_flags;
 mod page_drop;
+mod preserving;
 mod reclaim;
 mod recount;
 mod refusals;
@@ -54,6 +55,7 @@ use crate::fail_point::{self, Stage};
 use crate::handle::HandleTable;
 use crate::inode::{Inode, InodeTable, ROOT_NODE};
 use crate::journal::Journal;
+use crate::snapshot::History;
 use crate::state::{FILES, mark};
 use crate::sys::device::{FuseDevice, Invalidate};
 use crate::sys::identity::Identity;
@@ -116,6 +118,8 @@ pub(crate) struct GuardFs {
     sweep: sweep::Sweep,
     virtual_dir: virtual_dir::VirtualDir,
     refusals: refusals::Refusals,
+    /// `None` where no history is kept.
+    history: Option<Arc<History>>,
 }
 
 /// The tables that outlive a worker.
@@ -147,13 +151,14 @@ impl GuardFs {
         seat: Option<Seat>,
         tracker: Arc<Tracker>,
         pages: PageSource,
+        history: Option<Arc<History>>,
     ) -> Result<Self, Errno> {
         let table = InodeTable::create(memory.clone(), backing.root_handle(), backing.root_device())?;
         let files = HandleTable::new(memory.clone(), FILES, mark::FILES);
         let open_inodes = open_files::OpenInodes::new();
         let new = seat.clone();
         let tables = Tables { table, files, open_inodes };
-        let fs = Self::over(backing, memory, device, ownership, seat, tracker, pages, tables);
+        let fs = Self::over(backing, memory, device, ownership, seat, tracker, pages, history, tables);
         if let (Some(seat), Some(account)) = (new, fs.account()) {
             seat.assume(account);
         }
@@ -169,6 +174,7 @@ impl GuardFs {
         seat: Option<Seat>,
         tracker: Arc<Tracker>,
         pages: PageSource,
+        history: Option<Arc<History>>,
     ) -> Self {
         let (table, registered) = InodeTable::attach(memory.clone(), backing.root_device());
         let ids: FxHashMap<u64, u32> = registered.iter().copied().collect();
@@ -186,10 +192,11 @@ impl GuardFs {
             }
         }
         let tables = Tables { table, files, open_inodes };
-        let fs = Self::over(backing, memory, device, ownership, seat, tracker, pages, tables);
+        let fs = Self::over(backing, memory, device, ownership, seat, tracker, pages, history, tables);
         fs.latest_id.store(known.iter().copied().max().unwrap_or(0), Ordering::Release);
         fs.close_unknown_ids(&known);
         fs.restore_charges();
+        fs.restore_mapped();
         fs
     }
 
@@ -225,6 +232,7 @@ impl GuardFs {
         seat: Option<Seat>,
         tracker: Arc<Tracker>,
         pages: PageSource,
+        history: Option<Arc<History>>,
         tables: Tables,
     ) -> Self {
         let Tables { table, files, open_inodes } = tables;
@@ -259,6 +267,7 @@ impl GuardFs {
             sweep: sweep::Sweep::default(),
             virtual_dir: virtual_dir::VirtualDir::new(pages),
             refusals: refusals::Refusals::new(),
+            history,
         }
     }
 
@@ -508,6 +517,7 @@ impl ChangeSink for KernelCaches {
         // It may have been a directory that was renamed.
         fs.tracker.names_changed_outside();
         fs.tracker.changed_outside(OutsideChange::Name { directory: dir, name });
+        fs.note_outside(dir);
         let Some(parent) = self.known_node(&fs, dir) else { return };
         Self::report(fs.device.invalidate_entry(parent, name));
         Self::report(fs.device.invalidate_node(parent, Invalidate::Everything));
@@ -533,6 +543,7 @@ impl ChangeSink for KernelCaches {
         fs.note_foreign_edit();
         fs.tracker.names_changed_outside();
         fs.tracker.changed_outside(OutsideChange::Anywhere);
+        fs.note_outside(Path::new(""));
         match fs.device.invalidate_all_entries() {
             Err(Errno::INVAL) => {} // names expire after WATCHED_TTL_WITHOUT_EPOCH
             result => Self::report(result),

@@ -14,6 +14,7 @@ mod payer;
 mod place;
 mod root;
 mod stale;
+mod store_place;
 mod superblock;
 mod takeover;
 
@@ -74,12 +75,39 @@ pub(crate) struct MountPlan {
     pub(crate) watch_limit: usize,
     /// Who pays; `None` where quota is off.
     pub(crate) payer: Option<Payer>,
+    /// What is deleted and overwritten is kept; `None` if it is not to be.
+    pub(crate) history: Option<HistoryPlan>,
     /// Where its changes are noted.
     pub(crate) tracker: Arc<Tracker>,
     /// Writes what its virtual directory holds.
     pub(crate) pages: PageSource,
     /// Which directory it was when it was registered; `None` for a new workspace.
     pub(crate) expected: Option<ExpectedDirectory>,
+}
+
+/// Where history is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct HistoryPlan {
+    /// A directory for the stores of workspaces on its filesystem.
+    pub(crate) store: Option<PathBuf>,
+}
+
+impl HistoryPlan {
+    /// Opens the store of workspace `id`, whose files are below the mount point `dir`.
+    ///
+    /// # Errors
+    /// Why there is none, as a sentence.
+    fn open(
+        &self,
+        id: &str,
+        dir: &Path,
+        root: &BackingRoot,
+        table: &MountTable,
+    ) -> Result<OwnedFd, String> {
+        let stat = rustix::fs::fstat(&root.readable).map_err(|errno| errno.to_string())?;
+        store_place::open_store(self.store.as_deref(), id, (dir, stat.st_dev), table)
+            .map_err(|error| crate::error_chain::one_line(&error))
+    }
 }
 
 /// A directory as it was when it was guarded last.
@@ -198,7 +226,8 @@ pub(crate) fn mount(
 
     let opened = link.open(&plan.id)?;
     let shown_at = mount_point.as_ref().unwrap_or(&dir);
-    let attempt = serve_and_attach(link, ledger, plan, payer, opened, (&root, &backing), (&source, shown_at));
+    let below = (&root, &backing, &table);
+    let attempt = serve_and_attach(link, ledger, plan, payer, opened, below, (&source, shown_at));
     let (session, keeper_session, device, mounted_at) = attempt?;
     info!(workspace = %plan.id, name = %plan.name, dir = %plan.dir.display(), "workspace mounted");
     Ok(Mounted {
@@ -301,11 +330,11 @@ fn serve_and_attach(
     plan: &MountPlan,
     payer: Option<Payer>,
     opened: OpenedSession,
-    (root, backing): (&BackingRoot, &BackingInfo),
+    below: (&BackingRoot, &BackingInfo, &MountTable),
     (source, mount_point): (&Place, &Place),
 ) -> Result<Serving, MountError> {
     let keeper_session = opened.session;
-    let result = serve(link, ledger, plan, payer, opened, (root, backing)).and_then(|(session, mount)| {
+    let result = serve(link, ledger, plan, payer, opened, below).and_then(|(session, mount)| {
         let mounted_at = Timestamp::now();
         match attach_both(mount, source, mount_point) {
             Ok(device) => Ok((session, keeper_session, device, mounted_at)),
@@ -329,7 +358,7 @@ fn serve(
     plan: &MountPlan,
     payer: Option<Payer>,
     opened: OpenedSession,
-    (root, backing): (&BackingRoot, &BackingInfo),
+    (root, backing, table): (&BackingRoot, &BackingInfo, &MountTable),
 ) -> Result<(Session, OwnedFd), MountError> {
     let copy = rustix::io::fcntl_dupfd_cloexec(&root.clone, 3)
         .map_err(|errno| path_error("copy the descriptor of", &plan.dir, errno))?;
@@ -343,6 +372,7 @@ fn serve(
         seat: seat.map_err(|errno| path_error("look at", &plan.dir, errno))?,
         tracker: Arc::clone(&plan.tracker),
         pages: Arc::clone(&plan.pages),
+        history: plan.history.as_ref().map(|history| history.open(&plan.id, &plan.dir, root, table)),
     };
     let notes = SessionNotes::of(plan, payer, backing).to_text();
     let session = Session::start(opened.device, opened.state, copy, options)?;

@@ -18,12 +18,14 @@ use wsguard_api::{Coherence, DataPath};
 
 pub use crate::accounting::Accounting;
 use crate::backing::Backing;
+use crate::error_chain::one_line;
 use crate::fs::GuardFs;
 pub(crate) use crate::fs::Seat;
 pub use crate::fs::{OwnershipPolicy, Recounted};
 pub(crate) use crate::fs::{Page, PageSource, Refused};
 use crate::fuse::connection;
 use crate::quota::{Account, HostSpace};
+use crate::snapshot::{Epoch, History, LogPosition};
 use crate::state::Found;
 use crate::sys::device::FuseDevice;
 use crate::tracker::Tracker;
@@ -32,7 +34,6 @@ use crate::watcher::StartedBy;
 pub use books::LastRecount;
 
 /// How a session serves.
-#[derive(Clone)]
 pub struct SessionOptions {
     /// The workspace's name, for thread names and logs.
     pub name: String,
@@ -48,6 +49,9 @@ pub struct SessionOptions {
     pub(crate) tracker: Arc<Tracker>,
     /// Writes what the virtual directory holds.
     pub(crate) pages: PageSource,
+    /// The directory in which what is deleted and overwritten is kept, or why there is none; `None` if it is not to be
+    /// kept.
+    pub(crate) history: Option<Result<OwnedFd, String>>,
 }
 
 /// Why a session could not start or ended.
@@ -107,6 +111,12 @@ pub struct Session {
     thread: JoinHandle<std::io::Result<()>>,
     watch_limit: usize,
     started_by: StartedBy,
+    history_error: Option<String>,
+}
+
+fn begin_history(store: Result<OwnedFd, String>, backing: &Backing) -> Result<History, String> {
+    let folded = (LogPosition::default(), Epoch(0));
+    History::begin(store?.as_fd(), backing, folded).map_err(|error| one_line(&error))
 }
 
 impl Session {
@@ -134,10 +144,18 @@ impl Session {
         let backing = Backing::new(root).map_err(backing_error)?;
         let (memory, found) = crate::state::open(state.as_fd()).map_err(table_error)?;
         let own_device = Arc::new(FuseDevice::new(device.try_clone().map_err(connection_error)?));
-        let SessionOptions { ownership, seat, tracker, pages, .. } = options;
+        let SessionOptions { ownership, seat, tracker, pages, history, .. } = options;
+        let (history, history_error) = match history.map(|store| begin_history(store, &backing)) {
+            Some(Ok(history)) => (Some(Arc::new(history)), None),
+            Some(Err(reason)) => (None, Some(reason)),
+            None => (None, None),
+        };
+        if let Some(reason) = &history_error {
+            tracing::error!(workspace = name, reason, "nothing that is deleted or overwritten is kept");
+        }
         let (fs, session, started_by) = match found {
             Found::Fresh => {
-                let fs = GuardFs::new(backing, memory, own_device, ownership, seat, tracker, pages)
+                let fs = GuardFs::new(backing, memory, own_device, ownership, seat, tracker, pages, history)
                     .map_err(table_error)?;
                 let fs = Arc::new(fs);
                 (fs.clone(), connection::connect(fs, device, options.threads), StartedBy::Mount)
@@ -145,7 +163,7 @@ impl Session {
             Found::Tables { capabilities } => {
                 tracker.note_interrupted("the worker died before it could store everything");
                 let device = own_device.clone();
-                let fs = GuardFs::attach(backing, memory, device, ownership, seat, tracker, pages);
+                let fs = GuardFs::attach(backing, memory, device, ownership, seat, tracker, pages, history);
                 let fs = Arc::new(fs);
                 let session = connection::reconnect(fs.clone(), &own_device, capabilities, options.threads);
                 (fs, session, StartedBy::Takeover)
@@ -157,7 +175,7 @@ impl Session {
             .name(format!("fuse {name}"))
             .spawn(move || session.run())
             .map_err(connection_error)?;
-        Ok(Self { name, fs, books: OnceLock::new(), thread, watch_limit: options.watch_limit, started_by })
+        Ok(Self { name, fs, books: OnceLock::new(), thread, watch_limit: options.watch_limit, started_by, history_error })
     }
 
     /// Begins what goes on beside the requests: watching the backing tree for edits that bypass the mount (until then

@@ -11,5 +11,18 @@
 //! `undo_log` (the files of the log), `store` (objects), `preserver` (what the filesystem calls before it changes
 //! something), `catalog` (the log folded into SQLite, and every question about the past).
 
+mod epochs;
+mod history;
 mod record;
 mod sequence;
+mod store;
+mod temporary;
+mod touched;
+mod undo_log;
+
+pub(crate) use history::{History, HistoryError, Permit, Step};
+pub(crate) use record::{Actor, Cause, Named, ObjectId};
+pub(crate) use temporary::is_temporary;
+pub(crate) use touched::{Affected, Touched};
+pub(crate) use sequence::Epoch;
+pub(crate) use undo_log::LogPosition;

@@ -303,6 +303,8 @@ impl Daemon {
         };
         let mut run = run
             .arg("daemon")
+            // On the filesystem of the test's directories, and gone with them.
+            .env("WSGUARD_STORE_DIR", self.dir().join("p"))
             .arg("--state-dir")
             .arg(self.state_dir())
             .arg("--runtime-dir")

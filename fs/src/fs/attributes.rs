@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::{Caller, GuardFs, borrow, is_virtual};
 use crate::backing::{Stat, proc_path, stat_of};
 use crate::fail_point::{self, Stage};
+use crate::inode::Life;
 use crate::sys::identity;
 use crate::tracker::Operation;
 
@@ -60,7 +61,15 @@ impl GuardFs {
             Some(file) => stat_of(file)?,
             None => stat_of(borrow(&self.node_fd(node)?))?,
         };
-        Ok((stat, self.attribute_ttl(node)))
+        Ok((self.without_our_name(node, stat), self.attribute_ttl(node)))
+    }
+
+    /// A deleted inode has no name, except the one that it is kept by.
+    fn without_our_name(&self, node: u64, mut stat: Stat) -> Stat {
+        if self.history.is_some() && stat.stx_nlink > 0 && self.table.life(node) != Life::Named {
+            stat.stx_nlink -= 1;
+        }
+        stat
     }
 
     /// Changes attributes. The kernel has checked that the caller may.
@@ -77,6 +86,7 @@ impl GuardFs {
         identity::assume_nobody()?;
         let fd = self.node_fd(node)?;
         self.note_touched(node, borrow(&fd))?;
+        let _step = self.before_attributes(caller, node, borrow(&fd), set.mode.is_some())?;
         if set == SettableAttributes::NOTHING {
             // Two calls arrive like this: chown(2) to nobody in particular, and the order to drop privilege bits
             // before fallocate(2) or copy_file_range(2) of a caller without CAP_FSETID. Both drop setuid,
@@ -131,9 +141,12 @@ impl GuardFs {
         let mode = u32::from(before.stx_mode);
         let keeps_privilege =
             mode & (libc::S_ISUID | libc::S_ISGID) != 0 && self.is_allowed_privilege(caller);
+        let inode = self.table.get(node)?;
+        let touched = self.touched(&inode);
         let truncate = |file: BorrowedFd<'_>| {
             let truncate = || rustix::fs::ftruncate(file, size);
             let truncate = || if keeps_privilege { identity::with_fsetid(truncate) } else { truncate() };
+            let _permit = self.before_truncation(&touched, caller, size);
             self.charged_truncation(node, file, size, truncate)
         };
         if let Some(open_file) = number.and_then(|number| self.files.get(number).ok())
@@ -141,7 +154,6 @@ impl GuardFs {
         {
             truncate(open_file.file(self)?.as_fd())?;
         } else {
-            let inode = self.table.get(node)?;
             let file = self.backing.open(&inode.handle, OFlags::WRONLY | OFlags::NONBLOCK)?;
             truncate(file.as_fd())?;
         }

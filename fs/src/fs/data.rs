@@ -7,11 +7,13 @@ use rustix::io::Errno;
 
 use super::charging::Charging;
 use super::open_files::OpenFile;
+use super::preserving::affected_by;
 use super::virtual_dir::is_virtual_handle;
 use super::{Caller, GuardFs, is_virtual};
 use crate::accounting::Accounting;
 use crate::fail_point::{self, Stage};
 use crate::journal::Running;
+use crate::snapshot::{Affected, Cause};
 use crate::sys::identity;
 use crate::tracker::Operation;
 
@@ -142,7 +144,7 @@ impl GuardFs {
                 offset = size;
             }
             let (written, delta) =
-                running.below(|| self.write_charged(&open_file, offset, data, origin, how))?;
+                running.below(|| self.write_charged(caller, &open_file, offset, data, origin, how))?;
             open_file.tally(self, caller).wrote(offset, written as u64, delta);
             running.below(|| self.sync_written(&open_file, how))?;
             to_result(written)
@@ -163,14 +165,21 @@ impl GuardFs {
     /// Writes as much as the quota allows. Returns the bytes written, and by how much the file's charge grew.
     fn write_charged(
         &self,
+        caller: Caller,
         open_file: &OpenFile,
         offset: u64,
         data: &[u8],
         origin: WriteOrigin,
         how: WriteMode,
     ) -> Result<(usize, i64), Errno> {
-        let write =
-            |data| self.reclaim.retry_when_full(|| self.write_now(open_file, offset, data, origin, how));
+        let write = |data: &[u8]| {
+            let affected = Affected::Range { offset, length: data.len() as u64 };
+            let _permit = self.before_bytes(open_file, caller, Cause::Write, affected)?;
+            if how.durability != Durability::Later || open_file.is_synchronous() {
+                self.sync_preserved(open_file);
+            }
+            self.reclaim.retry_when_full(|| self.write_now(open_file, offset, data, origin, how))
+        };
         let Some(charging) = &self.charging else { return write(data).map(|written| (written, 0)) };
         let file = open_file.file(self)?;
         let charge = open_file.charge(charging);
@@ -230,6 +239,9 @@ impl GuardFs {
         let open_file = self.files.get(number)?;
         let file = open_file.file(self)?;
         let file = file.as_fd();
+        if open_file.is_writer() {
+            self.sync_preserved(&open_file);
+        }
         if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }?;
         if open_file.is_writer() {
             self.settle_synced(open_file.node, file);
@@ -254,6 +266,8 @@ impl GuardFs {
         let mode = FallocateFlags::from_bits(mode).ok_or(Errno::OPNOTSUPP)?;
         identity::assume_nobody()?;
         let file = open_file.file(self)?;
+        let affected = affected_by(mode, offset, length);
+        let _permit = self.before_bytes(&open_file, caller, Cause::Write, affected)?;
         let allocate = || rustix::fs::fallocate(&file, mode, offset, length);
         // Where the bits have to go, the kernel has said so in a request of its own (`file_modified`).
         let allocate = || {
@@ -345,7 +359,7 @@ impl GuardFs {
             return Err(Errno::XDEV);
         }
         let copied = self.once(running, |_| {
-            let copied = running.below(|| self.copy_charged(from, to, length))?;
+            let copied = running.below(|| self.copy_charged(caller, from, to, length))?;
             if let Ok(target) = self.files.get(to.0)
                 && copied > 0
             {
@@ -359,11 +373,19 @@ impl GuardFs {
     }
 
     /// Copies as much as the quota allows.
-    fn copy_charged(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Result<usize, Errno> {
+    fn copy_charged(
+        &self,
+        caller: Caller,
+        from: (u64, u64),
+        to: (u64, u64),
+        length: u64,
+    ) -> Result<usize, Errno> {
         let (source, target) = (self.files.get(from.0)?, self.files.get(to.0)?);
         if !target.is_writer() {
             return Err(Errno::BADF);
         }
+        let affected = Affected::Range { offset: to.1, length: length.min(MAX_COPY_BYTES) };
+        let _permit = self.before_bytes(&target, caller, Cause::Write, affected)?;
         let copy =
             |length| self.reclaim.retry_when_full(|| self.copy_now(&source, &target, (from.1, to.1), length));
         let Some(charging) = &self.charging else { return copy(length) };

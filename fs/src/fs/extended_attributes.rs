@@ -33,6 +33,7 @@ impl GuardFs {
         identity::assume_nobody()?;
         let flags = u32::try_from(flags).ok().and_then(XattrFlags::from_bits).ok_or(Errno::INVAL)?;
         let fd = self.node_fd(node)?;
+        let _step = self.before_attributes(caller, node, borrow(&fd), true)?;
         // Large values take a block of their own, which counts as the file's.
         let set = || {
             rustix::fs::setxattr(proc_path(borrow(&fd)), name, value, flags)?;
@@ -73,6 +74,7 @@ impl GuardFs {
         }
         identity::assume_nobody()?;
         let fd = self.node_fd(node)?;
+        let _step = self.before_attributes(caller, node, borrow(&fd), true)?;
         self.charged_change(node, borrow(&fd), || {
             rustix::fs::removexattr(proc_path(borrow(&fd)), name)?;
             self.changed(node);

@@ -11,22 +11,33 @@ use rustix::io::Errno;
 use super::charging::{Charging, Names};
 use super::virtual_dir::{is_reserved, is_virtual};
 use super::{Caller, Entry, GuardFs, borrow};
-use crate::backing::stat_of;
+use crate::backing::{Stat, stat_of};
 use crate::fail_point::{self, Stage};
 use crate::inode::Life;
 use crate::journal::Running;
+use crate::snapshot::{Cause, Named};
+use crate::sys::handle::FileHandle;
 use crate::sys::identity;
 use crate::tracker::Operation;
 
 /// An inode that loses a name.
-struct Victim {
-    node: u64,
-    is_dir: bool,
+pub(super) struct Victim {
+    pub(super) node: u64,
+    pub(super) handle: FileHandle,
+    pub(super) stat: Stat,
+    pub(super) is_dir: bool,
     /// It is the last name, and the kernel knows the inode.
     is_pinned: bool,
-    fd: OwnedFd,
+    pub(super) fd: OwnedFd,
     /// What goes with the last name, bytes.
     freed: i64,
+}
+
+impl Victim {
+    /// Returns what the name stands for.
+    pub(super) fn named(&self) -> Named {
+        Named { inode: self.handle, file_type: u32::from(self.stat.stx_mode) & libc::S_IFMT }
+    }
 }
 
 impl GuardFs {
@@ -116,6 +127,8 @@ impl GuardFs {
         identity::assume_nobody()?;
         self.check_name(parent, name)?;
         let (fd, dir) = (self.node_fd(node)?, self.node_fd(parent)?);
+        let _step =
+            self.before_name(caller, Cause::Link, (parent, borrow(&dir)), name, Some((node, borrow(&fd))))?;
         let names = self.begin_names();
         self.mutate_name(parent, name, || {
             rustix::fs::linkat(borrow(&fd), "", borrow(&dir), name, AtFlags::EMPTY_PATH)
@@ -210,6 +223,12 @@ impl GuardFs {
         }
         let expected =
             if flags.contains(RenameFlags::EXCHANGE) { vec![from, to, from, to] } else { vec![from, to] };
+        let parting = self.before_rename(
+            caller,
+            (from, borrow(&from_dir)),
+            (to, borrow(&to_dir)),
+            replaced.as_ref(),
+        )?;
         for (dir, name) in &expected {
             self.own_mutations.expect(self.directory_key(*dir), name);
         }
@@ -226,6 +245,9 @@ impl GuardFs {
         if renamed.is_err() {
             for (dir, name) in &expected {
                 self.own_mutations.retract(self.directory_key(*dir), name);
+            }
+            if let Some(parting) = &parting {
+                parting.undo_link();
             }
         }
         renamed?;
@@ -250,7 +272,7 @@ impl GuardFs {
             }
         }
         self.note_rename(caller, from, to, flags, replaced.as_ref());
-        self.removed(names.as_ref(), replaced);
+        self.removed(names.as_ref(), replaced, parting.is_some_and(|parting| parting.is_taken()));
         Ok(())
     }
 
@@ -299,26 +321,37 @@ impl GuardFs {
         identity::assume_nobody()?;
         let dir = self.node_fd(parent)?;
         let victim = self.victim(borrow(&dir), name);
+        let is_as_named = |victim: &&Victim| victim.is_dir == flags.contains(AtFlags::REMOVEDIR);
+        let parting = match victim.as_ref().filter(is_as_named) {
+            Some(victim) => self.before_removal(
+                caller,
+                if victim.is_dir { Cause::RemoveDirectory } else { Cause::Unlink },
+                (parent, borrow(&dir)),
+                name,
+                victim,
+            )?,
+            None => None,
+        };
         let mut names = self.begin_names();
         if let Some(names) = &mut names {
             names.begin();
         }
-        self.mutate_name(parent, name, || rustix::fs::unlinkat(borrow(&dir), name, flags))?;
+        self.mutate_name(parent, name, || self.unlink_kept(parting.as_ref(), borrow(&dir), name, flags))?;
         let operation =
             if flags.contains(AtFlags::REMOVEDIR) { Operation::RemoveDirectory } else { Operation::Unlink };
         let (node, freed) = victim.as_ref().map_or((0, 0), |victim| (victim.node, victim.freed));
         self.note(caller.did(operation, node).at(parent, name).costing(0, -freed));
-        self.removed(names.as_ref(), victim);
+        self.removed(names.as_ref(), victim, parting.is_some_and(|parting| parting.is_taken()));
         Ok(())
     }
 
     /// Books an inode that has lost a name, and keeps it reachable if that was its last.
-    fn removed(&self, names: Option<&Names<'_>>, victim: Option<Victim>) {
-        let Some(Victim { node, is_dir, is_pinned, fd, freed: _ }) = victim else { return };
+    fn removed(&self, names: Option<&Names<'_>>, victim: Option<Victim>, is_taken: bool) {
+        let Some(Victim { node, is_dir, is_pinned, fd, .. }) = victim else { return };
         if let (Some(names), Some(charging)) = (names, &self.charging) {
             match stat_of(fd.as_fd()) {
                 // A directory's links say nothing on btrfs; it was removed, so it had no other name.
-                Ok(stat) if stat.stx_nlink == 0 || is_dir => {
+                Ok(stat) if stat.stx_nlink == 0 || is_dir || is_taken => {
                     let bytes = charging.charged(node).unwrap_or_else(|| charging.accounting().charge(&stat));
                     self.charge_no_longer(names, charging, node, bytes);
                 }
@@ -328,6 +361,9 @@ impl GuardFs {
                     charging.account().set_estimated(true);
                 }
             }
+        }
+        if names.is_none() && is_taken {
+            self.table.set_life(node, Life::Gone);
         }
         if is_pinned {
             self.pin(node, fd);
@@ -361,7 +397,8 @@ impl GuardFs {
         }
         let is_pinned = loses_last_name && self.table.knows(inode.node);
         let freed = if loses_last_name { self.charge(&child.stat) } else { 0 };
-        Some(Victim { node: inode.node, is_dir: inode.is_dir(), is_pinned, fd, freed })
+        let (node, handle, stat) = (inode.node, child.handle, child.stat);
+        Some(Victim { node, handle, stat, is_dir: inode.is_dir(), is_pinned, fd, freed })
     }
 
     fn create_entry(
@@ -375,6 +412,7 @@ impl GuardFs {
     ) -> Result<Entry, Errno> {
         self.check_name(parent, name)?;
         let dir = self.node_fd(parent)?;
+        let _step = self.before_name(caller, Cause::Create, (parent, borrow(&dir)), name, None)?;
         identity::assume(self.creator(caller, umask))?;
         let mut names = self.begin_names();
         let inode = names.as_mut().map(Names::admit_inode).transpose()?;

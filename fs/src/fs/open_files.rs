@@ -26,6 +26,7 @@ use crate::fail_point::{self, Stage};
 use crate::handle::Remembered;
 use crate::inode::Life;
 use crate::journal::Running;
+use crate::snapshot::{Cause, Touched};
 use crate::sys::identity;
 use crate::tracker::{OpenTally, Operation};
 
@@ -61,7 +62,7 @@ pub(crate) struct OpenFile {
     file: OnceLock<KeptFd>,
     /// A second one without `O_APPEND`, for a file whose `O_APPEND` was cleared by fcntl(2).
     plain: OnceLock<KeptFd>,
-    inode: Arc<OpenInodeState>,
+    pub(super) inode: Arc<OpenInodeState>,
     /// What is written through it. A writer has it from the start, unless a worker before this one opened it.
     tally: OnceLock<Arc<OpenTally>>,
     /// Whether holes are reserved for a mapping of it. Locked while that begins or ends: after a takeover it begins
@@ -86,6 +87,8 @@ pub(super) struct OpenInodeState {
     may_be_privileged: AtomicBool,
     /// What the inode is charged for; entered by the first open that can change it.
     charge: OnceLock<Arc<Charge>>,
+    /// What is preserved of the inode; entered likewise.
+    pub(super) touched: OnceLock<Arc<Touched>>,
 }
 
 impl OpenFile {
@@ -112,6 +115,11 @@ impl OpenFile {
     /// Whether it was opened for reading and writing, so that a shared mapping may write unseen.
     pub(super) fn may_be_mapped_writable(&self) -> bool {
         self.flags & OFlags::ACCMODE == OFlags::RDWR
+    }
+
+    /// Whether every write is durable when it returns.
+    pub(super) fn is_synchronous(&self) -> bool {
+        self.flags.intersects(OFlags::DSYNC | OFlags::SYNC)
     }
 
     /// Whether every write goes to the end of the file.
@@ -286,6 +294,11 @@ impl GuardFs {
             // A store through a mapping is seen by nobody, so the bits go before it can happen.
             strip_privilege(opened.as_fd(), is_privileged)?;
         }
+        let touched = self.touched(&inode);
+        let _permit = match flags.contains(OFlags::TRUNC) {
+            true => self.before_truncation(&touched, caller, 0),
+            false => None,
+        };
         if flags.contains(OFlags::TRUNC) {
             // Apart from the opening, because the bits of a privileged file stay if the caller may keep them.
             let before = self.charge(&stat_of(opened.as_fd())?);
@@ -322,6 +335,7 @@ impl GuardFs {
     ) -> Result<(NodeEntry, Opened), Errno> {
         self.check_name(parent, name)?;
         let dir = self.node_fd(parent)?;
+        let step = self.before_name(caller, Cause::Create, (parent, borrow(&dir)), name, None)?;
         identity::assume(self.creator(caller, umask))?;
         let mode = self.allowed_mode(mode);
         let create = || {
@@ -359,7 +373,7 @@ impl GuardFs {
             let charge = charging.entry(entry.node);
             charging.created(entry.node, &charge, &entry.stat);
         }
-        drop(names);
+        drop((names, step));
         self.note(caller.did(Operation::Create, entry.node).at(parent, name));
         let is_privileged = mode & (libc::S_ISUID | libc::S_ISGID) != 0;
         let opened = self
@@ -474,6 +488,7 @@ impl GuardFs {
             return Err(errno);
         }
         if maybe_mapped {
+            self.before_mapping(caller, node, &inode);
             // Attributes from before this open must not hide what a mapping changes from now on.
             self.changed(node);
         }
@@ -651,10 +666,15 @@ impl GuardFs {
         inode.maybe_mapped_writable -= u32::from(maybe_mapped);
         let (opens, mode, deleted) = (inode.opens, inode.mode, inode.deleted);
         if opens > 0 {
+            if maybe_mapped && inode.maybe_mapped_writable == 0 {
+                self.after_mapping(node, &inode.state);
+            }
             self.table.set_opens(node, opens, mode.backing_id());
             return;
         }
-        shard.remove(&node);
+        if let Some(closed) = shard.remove(&node).filter(|_| maybe_mapped) {
+            self.after_mapping(node, &closed.state);
+        }
         if let (Some(names), Some(bytes), Some(charging)) = (&mut names, deleted, &self.charging) {
             names.begin();
             names.gone(node, charging.forget(node).unwrap_or(bytes));

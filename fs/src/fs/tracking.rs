@@ -75,7 +75,7 @@ impl GuardFs {
     }
 
     /// Opens a directory by its path from the root of the backing, beneath it and through no symbolic link.
-    fn open_directory(&self, path: &Path) -> Result<OwnedFd, Errno> {
+    pub(super) fn open_directory(&self, path: &Path) -> Result<OwnedFd, Errno> {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
         rustix::fs::openat2(

@@ -15,7 +15,7 @@ use wsguard_api::BackingInfo;
 
 use super::mountinfo::{DeviceNumber, MountTable};
 use super::root::BackingRoot;
-use super::{MountError, MountPlan, Mounted, Payer, abilities, close, path_error};
+use super::{HistoryPlan, MountError, MountPlan, Mounted, Payer, abilities, close, path_error};
 use crate::keeper_link::{InheritedSession, KeeperLink};
 use crate::quota::Ledger;
 use crate::session::{OwnershipPolicy, PageSource, Session, SessionOptions};
@@ -29,6 +29,12 @@ pub(super) struct SessionNotes {
     threads: usize,
     watch_limit: usize,
     payer: Option<Payer>,
+    /// Earlier versions kept none.
+    #[serde(default)]
+    history: Option<HistoryPlan>,
+    /// Where the plain files are.
+    #[serde(default)]
+    dir: Option<PathBuf>,
     mounted_at: Timestamp,
     source: PathBuf,
     mount_point: PathBuf,
@@ -45,6 +51,8 @@ impl SessionNotes {
             threads: plan.threads,
             watch_limit: plan.watch_limit,
             payer,
+            history: plan.history.clone(),
+            dir: Some(plan.dir.clone()),
             mounted_at: Timestamp::now(),
             source: plan.source(),
             mount_point: plan.mount_point().to_path_buf(),
@@ -143,6 +151,10 @@ fn serve_again(
         seat: seat.map_err(|errno| path_error("look at", &notes.mount_point, errno))?,
         tracker,
         pages,
+        history: notes.history.as_ref().map(|history| {
+            let dir = notes.dir.as_deref().unwrap_or(&notes.mount_point);
+            history.open(&inherited.workspace, dir, &root, table)
+        }),
     };
     // Last, because from here on it answers.
     let session = Session::start(inherited.device, inherited.state, copy, options)?;

@@ -8,8 +8,8 @@
 //! the change has happened; see [`Change::NotTaken`].
 //!
 //! On disk an entry is a frame: magic, length, checksum (CRC-32 of the payload), each 4 bytes little-endian, then the
-//! payload in postcard's encoding, padded with zeros to 8 bytes. A reader that finds garbage looks for the next magic at
-//! a multiple of 8: a process can die in the middle of an append.
+//! payload in postcard's encoding. A reader that finds garbage looks for the next frame behind it: a process can die, and
+//! a disk be full, in the middle of an append.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,6 @@ use crate::sys::handle::FileHandle;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"wsUL");
 const HEADER_BYTES: usize = 12;
-const ALIGNMENT: usize = 8;
 /// Longest payload: an inode's extended attributes, 64 KiB of names and values of 64 KiB each in theory; more than this
 /// no filesystem that is supported stores in one inode.
 const MAX_PAYLOAD_BYTES: usize = 8 << 20;
@@ -301,13 +300,8 @@ pub(crate) fn encode(entry: &Entry, out: &mut Vec<u8>) -> Result<(), EncodeError
         let place = start + 4 * place;
         whole[place..place + 4].copy_from_slice(&word.to_le_bytes());
     }
-    whole.resize(start + frame_bytes(bytes), 0);
     *out = whole;
     Ok(())
-}
-
-fn frame_bytes(payload: usize) -> usize {
-    (HEADER_BYTES + payload).next_multiple_of(ALIGNMENT)
 }
 
 /// What the next bytes of a log hold.
@@ -321,7 +315,7 @@ pub(crate) enum Decoded {
     Garbage(usize),
 }
 
-/// Reads the first frame of `bytes`, which begin at a multiple of 8 in the log.
+/// Reads the first frame of `bytes`.
 pub(crate) fn decode(bytes: &[u8]) -> Decoded {
     let Some(header) = bytes.get(..HEADER_BYTES) else { return Decoded::Incomplete };
     let word = |place: usize| {
@@ -339,10 +333,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Decoded {
         return garbage(bytes);
     }
     match postcard::from_bytes(payload) {
-        Ok(entry) if bytes.len() >= frame_bytes(length) => {
-            Decoded::Entry(Box::new(entry), frame_bytes(length))
-        }
-        Ok(_) => Decoded::Incomplete,
+        Ok(entry) => Decoded::Entry(Box::new(entry), HEADER_BYTES + length),
         Err(_) => garbage(bytes),
     }
 }
@@ -350,8 +341,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Decoded {
 /// Returns how far it is to the next place where a frame may begin.
 fn garbage(bytes: &[u8]) -> Decoded {
     let magic = MAGIC.to_le_bytes();
-    let next = (ALIGNMENT..bytes.len()).step_by(ALIGNMENT).find(|place| bytes[*place..].starts_with(&magic));
-    Decoded::Garbage(next.unwrap_or(bytes.len().next_multiple_of(ALIGNMENT).max(ALIGNMENT)))
+    let next = (1..bytes.len()).find(|place| magic.starts_with(&bytes[*place..(*place + 4).min(bytes.len())]));
+    Decoded::Garbage(next.unwrap_or(bytes.len()))
 }
 
 #[cfg(test)]
@@ -422,7 +413,7 @@ mod tests {
             let mut torn = Vec::new();
             encode(&lost, &mut torn).unwrap();
             torn.truncate(cut.min(torn.len() - 1));
-            torn.resize(torn.len().next_multiple_of(ALIGNMENT), garbage);
+            torn.resize(torn.len() + usize::from(garbage % 16), garbage);
             encode(&kept, &mut torn).unwrap();
             let found = read_all(&torn);
             prop_assert_eq!(found.last(), Some(&kept));

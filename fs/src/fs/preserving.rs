@@ -1,0 +1,418 @@
+//! How operations keep what they change: what they call before their effect. See [`crate::snapshot`].
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, FallocateFlags};
+use rustix::io::Errno;
+
+use super::namespace::Victim;
+use super::open_files::{OpenFile, OpenInodeState};
+use super::{Caller, GuardFs};
+use crate::backing::{is_private_xattr, proc_path, stat_of};
+use crate::inode::Inode;
+use crate::snapshot::{
+    Actor, Affected, Cause, History, Named, ObjectId, Permit, Step, Touched, is_temporary,
+};
+
+/// A file that is deleted so soon after it was made is not kept.
+const FLEETING: Duration = Duration::from_secs(2);
+/// Longest list of extended attributes, and longest value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX` of linux/limits.h).
+const MAX_XATTR_BYTES: usize = 64 << 10;
+
+impl From<Caller> for Actor {
+    fn from(caller: Caller) -> Self {
+        Self { uid: caller.uid, pid: caller.pid }
+    }
+}
+
+/// A name that is about to go, and how what it stands for is kept.
+pub(super) struct Parting<'a> {
+    step: Step<'a>,
+    /// The inode loses its last name and is kept as this object.
+    object: Option<ObjectId>,
+}
+
+impl GuardFs {
+    /// Returns the history that is kept, if one is.
+    pub(crate) fn history(&self) -> Option<&Arc<History>> {
+        self.history.as_ref()
+    }
+
+    fn begin_step(&self, caller: Caller, cause: Cause) -> Option<Step<'_>> {
+        self.history.as_deref().map(|history| history.step(caller.into(), cause))
+    }
+
+    /// The entry `name` of `parent` is about to be made, or to stand for something else; also `linked`, which gets the
+    /// name.
+    ///
+    /// # Errors
+    /// As looking at the directory.
+    pub(super) fn before_name(
+        &self,
+        caller: Caller,
+        cause: Cause,
+        (parent, dir): (u64, BorrowedFd<'_>),
+        name: &OsStr,
+        linked: Option<(u64, BorrowedFd<'_>)>,
+    ) -> Result<Option<Step<'_>>, Errno> {
+        let Some(mut step) = self.begin_step(caller, cause) else { return Ok(None) };
+        let before = self.named_at(dir, name)?;
+        self.bind(&mut step, (parent, dir), name, before)?;
+        if let Some((node, fd)) = linked {
+            step.attributes(node, self.table.get(node)?.handle, || stat_of(fd));
+        }
+        step.record();
+        Ok(Some(step))
+    }
+
+    fn bind(
+        &self,
+        step: &mut Step<'_>,
+        (parent, dir): (u64, BorrowedFd<'_>),
+        name: &OsStr,
+        before: Option<Named>,
+    ) -> Result<(), Errno> {
+        let handle = self.table.get(parent)?.handle;
+        step.name(handle, name, before);
+        step.attributes(parent, handle, || stat_of(dir));
+        Ok(())
+    }
+
+    fn named_at(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Named>, Errno> {
+        match self.backing.child_at_once(dir, name) {
+            Ok(child) => Ok(Some(Named {
+                inode: child.handle,
+                file_type: u32::from(child.stat.stx_mode) & libc::S_IFMT,
+            })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// The name of `victim` is about to go.
+    ///
+    /// # Errors
+    /// As looking at the directory.
+    pub(super) fn before_removal(
+        &self,
+        caller: Caller,
+        cause: Cause,
+        parent: (u64, BorrowedFd<'_>),
+        name: &OsStr,
+        victim: &Victim,
+    ) -> Result<Option<Parting<'_>>, Errno> {
+        let Some(mut step) = self.begin_step(caller, cause) else { return Ok(None) };
+        if self.is_fleeting(name, victim) {
+            return Ok(None);
+        }
+        self.bind(&mut step, parent, name, Some(victim.named()))?;
+        let object = self.part(&mut step, victim);
+        step.record();
+        Ok(Some(Parting { step, object }))
+    }
+
+    /// Notes what goes with a name; returns the object that the inode is to become.
+    fn part(&self, step: &mut Step<'_>, victim: &Victim) -> Option<ObjectId> {
+        let (node, handle) = (victim.node, victim.handle);
+        if victim.is_dir {
+            step.last_attributes(handle, &victim.stat);
+            step.extended_attributes(node, handle, || list_attributes(victim.fd.as_fd()));
+            None
+        } else if victim.stat.stx_nlink > 1 {
+            step.attributes(node, handle, || Ok(victim.stat));
+            None
+        } else {
+            step.last_attributes(handle, &victim.stat);
+            Some(step.take_away(handle))
+        }
+    }
+
+    /// Whether nobody would want it back: it is in no snapshot, and too young or named as something temporary.
+    fn is_fleeting(&self, name: &OsStr, victim: &Victim) -> bool {
+        let Some(history) = &self.history else { return true };
+        let is_last = !victim.is_dir && victim.stat.stx_nlink == 1;
+        if !is_last || !history.is_newborn(&victim.stat) {
+            return false;
+        }
+        is_temporary(name) || history.is_younger(&victim.stat, FLEETING)
+    }
+
+    /// Removes a name whose parting was noted.
+    ///
+    /// # Errors
+    /// As unlinkat(2).
+    pub(super) fn unlink_kept(
+        &self,
+        parting: Option<&Parting<'_>>,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        flags: AtFlags,
+    ) -> Result<(), Errno> {
+        let plainly = || rustix::fs::unlinkat(dir, name, flags);
+        let Some((step, object)) = parting.and_then(|parting| Some((&parting.step, parting.object?))) else {
+            return plainly();
+        };
+        let taken = self.make_room_for(|| step.store().take_away(dir, name, object));
+        let Err(errno) = taken else { return Ok(()) };
+        step.not_taken(object);
+        match errno {
+            // A subvolume of its own, or no room for one more name in the store. What a user deletes must go.
+            Errno::XDEV | Errno::NOSPC | Errno::DQUOT | Errno::MLINK => {
+                tracing::warn!(%errno, "deleted file is not kept");
+                step.lost();
+                plainly()
+            }
+            errno => Err(errno),
+        }
+    }
+
+    /// Runs something that takes space in the store, once more if room could be made.
+    fn make_room_for<T>(&self, take: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+        match take() {
+            Err(Errno::NOSPC | Errno::DQUOT)
+                if self.history.as_ref().is_some_and(|history| history.make_room(0)) =>
+            {
+                take()
+            }
+            result => result,
+        }
+    }
+
+    /// Names are about to be moved, and `replaced` is about to go.
+    ///
+    /// # Errors
+    /// As looking at the directories; as linkat(2).
+    pub(super) fn before_rename(
+        &self,
+        caller: Caller,
+        (from, from_dir): ((u64, &OsStr), BorrowedFd<'_>),
+        (to, to_dir): ((u64, &OsStr), BorrowedFd<'_>),
+        replaced: Option<&Victim>,
+    ) -> Result<Option<Parting<'_>>, Errno> {
+        let Some(mut step) = self.begin_step(caller, Cause::Rename) else { return Ok(None) };
+        let Some(source) = self.named_at(from_dir, from.1)? else { return Ok(None) };
+        // Two names of one inode: nothing happens (rename(2)).
+        if replaced.is_some_and(|replaced| replaced.handle == source.inode) {
+            return Ok(None);
+        }
+        self.bind(&mut step, (from.0, from_dir), from.1, Some(source))?;
+        self.touch_at(&mut step, from_dir, from.1);
+        let target = self.named_at(to_dir, to.1)?;
+        self.bind(&mut step, (to.0, to_dir), to.1, target)?;
+        let mut object = None;
+        match replaced {
+            Some(victim) if self.is_fleeting(to.1, victim) => {}
+            Some(victim) => object = self.part(&mut step, victim),
+            // An exchange, or nothing is there.
+            None => self.touch_at(&mut step, to_dir, to.1),
+        }
+        step.record();
+        if let (Some(taken), Some(victim)) = (object, replaced)
+            && let Err(errno) = self.make_room_for(|| step.store().link(victim.fd.as_fd(), taken))
+        {
+            tracing::warn!(%errno, "replaced file is not kept");
+            step.not_taken(taken);
+            step.lost();
+            object = None;
+        }
+        Ok(Some(Parting { step, object }))
+    }
+
+    /// The attributes of what a name stands for are about to change.
+    fn touch_at(&self, step: &mut Step<'_>, dir: BorrowedFd<'_>, name: &OsStr) {
+        if let Ok(child) = self.backing.child_at_once(dir, name)
+            && let Ok(node) = self.node_of(&child.stat)
+        {
+            step.attributes(node, child.handle, || Ok(child.stat));
+        }
+    }
+
+    /// Mode, owner or times of an inode are about to change, or its extended attributes.
+    ///
+    /// # Errors
+    /// `ESTALE` for an inode that is not known.
+    pub(super) fn before_attributes(
+        &self,
+        caller: Caller,
+        node: u64,
+        fd: BorrowedFd<'_>,
+        has_extended: bool,
+    ) -> Result<Option<Step<'_>>, Errno> {
+        let Some(mut step) = self.begin_step(caller, Cause::SetAttributes) else { return Ok(None) };
+        let handle = self.table.get(node)?.handle;
+        step.attributes(node, handle, || stat_of(fd));
+        if has_extended {
+            let is_newborn = self.history.as_ref().is_some_and(|history| {
+                stat_of(fd).is_ok_and(|stat| history.is_newborn(&stat))
+            });
+            if !is_newborn {
+                step.extended_attributes(node, handle, || list_attributes(fd));
+            }
+        }
+        step.record();
+        Ok(Some(step))
+    }
+
+    /// Bytes of an open file are about to change.
+    ///
+    /// # Errors
+    /// `ESTALE` for an inode that is not known.
+    pub(super) fn before_bytes<'a>(
+        &'a self,
+        open_file: &'a OpenFile,
+        caller: Caller,
+        cause: Cause,
+        affected: Affected,
+    ) -> Result<Option<Permit<'a>>, Errno> {
+        let Some(history) = &self.history else { return Ok(None) };
+        let touched = open_file.touched(self, history)?;
+        Ok(Some(history.before_content(touched, &self.backing, affected, caller.into(), cause)))
+    }
+
+    /// A file is being opened so that a mapping may store into it.
+    pub(super) fn before_mapping(&self, caller: Caller, node: u64, state: &OpenInodeState) {
+        let Some(history) = &self.history else { return };
+        match self.table.get(node) {
+            Ok(inode) => {
+                let touched = state.touched.get_or_init(|| history.touched(node, inode.handle));
+                history.before_mapping(node, touched, &self.backing, caller.into());
+            }
+            Err(errno) => tracing::warn!(ino = node, %errno, "file is not preserved before it is mapped"),
+        }
+    }
+
+    /// Nobody can map a file any more.
+    pub(super) fn after_mapping(&self, node: u64, state: &OpenInodeState) {
+        if let (Some(history), Some(touched)) = (&self.history, state.touched.get()) {
+            history.after_mapping(node, touched);
+        }
+    }
+
+    /// Files that were open under a worker before this one may be mapped.
+    pub(super) fn restore_mapped(&self) {
+        let Some(history) = &self.history else { return };
+        self.files.for_each(|open_file| {
+            if open_file.may_be_mapped_writable()
+                && let Ok(touched) = open_file.touched(self, history)
+            {
+                history.restore_mapping(open_file.node, touched);
+            }
+        });
+    }
+
+    /// Makes what was preserved of a file durable before the file is.
+    pub(super) fn sync_preserved(&self, open_file: &OpenFile) {
+        if let (Some(history), Some(touched)) = (&self.history, open_file.inode.touched.get()) {
+            history.sync_before(touched);
+        }
+    }
+
+    /// A file is about to be cut to `size`, or lengthened.
+    pub(super) fn before_truncation<'a>(
+        &'a self,
+        touched: &'a Option<Arc<Touched>>,
+        caller: Caller,
+        size: u64,
+    ) -> Option<Permit<'a>> {
+        let (history, touched) = (self.history.as_ref()?, touched.as_ref()?);
+        let affected = Affected::From(size);
+        Some(history.before_content(touched, &self.backing, affected, caller.into(), Cause::Truncate))
+    }
+
+    /// Returns what is known of an inode's preservation; `None` where no history is kept.
+    pub(super) fn touched(&self, inode: &Inode) -> Option<Arc<Touched>> {
+        self.history.as_ref().map(|history| history.touched(inode.node, inode.handle))
+    }
+
+    /// A directory was changed below the mount.
+    pub(super) fn note_outside(&self, dir: &std::path::Path) {
+        let Some(history) = &self.history else { return };
+        let dir = match self.open_directory(dir) {
+            Ok(dir) => dir,
+            // Gone as well, of which its own directory is told.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return,
+            Err(errno) => {
+                tracing::warn!(%errno, "a foreign edit cannot be looked up; all of the history is in doubt");
+                history.changed_outside(self.backing.root_handle());
+                return;
+            }
+        };
+        if let Ok(child) = self.backing.of_fd(dir.as_fd()) {
+            history.changed_outside(child.handle);
+        }
+    }
+}
+
+impl OpenFile {
+    /// Returns what is known of its preservation.
+    ///
+    /// # Errors
+    /// `ESTALE` for an inode that is not known.
+    fn touched(&self, fs: &GuardFs, history: &History) -> Result<&Arc<Touched>, Errno> {
+        if let Some(touched) = self.inode.touched.get() {
+            return Ok(touched);
+        }
+        let handle = fs.table.get(self.node)?.handle;
+        Ok(self.inode.touched.get_or_init(|| history.touched(self.node, handle)))
+    }
+}
+
+impl Parting<'_> {
+    /// Whether the inode is kept as an object of the store.
+    pub(super) fn is_taken(&self) -> bool {
+        self.object.is_some()
+    }
+
+    /// The operation failed: what was linked into the store for it goes.
+    pub(super) fn undo_link(&self) {
+        if let Some(object) = self.object {
+            self.step.not_taken(object);
+            self.step.store().discard(object);
+        }
+    }
+}
+
+/// Returns the bytes that an allocation may change.
+pub(super) fn affected_by(mode: FallocateFlags, offset: u64, length: u64) -> Affected {
+    if mode.intersects(FallocateFlags::COLLAPSE_RANGE | FallocateFlags::INSERT_RANGE) {
+        Affected::From(offset)
+    } else if mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE) {
+        Affected::Range { offset, length }
+    } else {
+        Affected::From(u64::MAX)
+    }
+}
+
+/// Returns the extended attributes of an inode, the guard's own excluded.
+pub(crate) fn list_attributes(fd: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+    let path = proc_path(fd);
+    if rustix::fs::listxattr(&path, &mut [] as &mut [u8]).is_ok_and(|length| length == 0) {
+        return Ok(Vec::new());
+    }
+    let mut names = vec![0_u8; MAX_XATTR_BYTES];
+    let length = match rustix::fs::listxattr(&path, &mut names[..]) {
+        Ok(length) => length,
+        Err(Errno::OPNOTSUPP) => 0,
+        Err(errno) => return Err(errno),
+    };
+    names.truncate(length);
+    let mut found = Vec::new();
+    let mut value = vec![0_u8; MAX_XATTR_BYTES];
+    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        if is_private_xattr(OsStr::from_bytes(name)) {
+            continue;
+        }
+        match rustix::fs::getxattr(&path, OsStr::from_bytes(name), &mut value[..]) {
+            Ok(length) => found.push((name.to_vec(), value[..length].to_vec())),
+            // Somebody removed it below the mount.
+            Err(Errno::NODATA) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(found)
+}
+

@@ -1,0 +1,678 @@
+//! What the filesystem calls before it changes something.
+//!
+//! Each call returns once how things were is preserved and noted; only then may the change be made. A failure to
+//! preserve never becomes the user's: the change goes ahead, the loss is noted in the log (or, if that is what failed,
+//! remembered as a gap until it can be), counted, and told.
+//!
+//! Called by the session's threads. A thread holds at most the content lock of one inode, and takes no other lock of the
+//! filesystem under it except the charge of the same inode.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLockReadGuard, RwLockWriteGuard};
+use rustc_hash::{FxHashMap, FxHashSet};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::epochs::{Entered, Epochs, StillRunning};
+use super::record::{
+    Actor, Attributes, Cause, Change, Entry, Named, ObjectId, Origin, SnapshotNote, Span,
+};
+use super::sequence::{Epoch, Sequence};
+use super::store::{Store, StoreError, copy_range};
+use super::touched::{Affected, Content, Touched, TouchedInodes, UNIT_BYTES};
+use super::undo_log::{self, LogPosition, UndoLog};
+use crate::backing::{Backing, Stat, stat_of};
+use crate::sys::handle::FileHandle;
+
+/// A file of at most this size is copied as a whole, where it cannot be cloned.
+const SMALL_BYTES: u64 = 256 << 10;
+/// Units that are copied at once at most while writing is sequential: 4 MiB.
+const MAX_RUN: u64 = 64;
+/// A file of at most this size is copied when it is opened for reading and writing, where it cannot be cloned.
+const MAX_MAPPED_BYTES: u64 = 64 << 20;
+/// How long the end of an epoch waits for operations of the one before it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Directories that are told apart at most in one epoch.
+const MAX_TOLD: usize = 4096;
+/// A clock that is read coarsely lags by so much at most, nanoseconds.
+const TICK_NS: i64 = 10_000_000;
+
+/// Numbers for `status`.
+#[derive(Default)]
+pub(crate) struct HistoryCounters {
+    /// Files that were copied or cloned, or of which parts were.
+    pub(crate) preserved: AtomicU64,
+    /// Bytes that were copied.
+    pub(crate) copied_bytes: AtomicU64,
+    /// Inodes that were moved into the store.
+    pub(crate) taken: AtomicU64,
+    /// Changes whose pre-image is lost: no space, or a failing disk.
+    pub(crate) lost: AtomicU64,
+}
+
+/// Makes room in the store for so many bytes; returns whether it has.
+pub(crate) type Pressure = Box<dyn Fn(u64) -> bool + Send + Sync>;
+
+/// See the module.
+pub(crate) struct History {
+    epochs: Epochs,
+    log: UndoLog,
+    store: Store,
+    inodes: TouchedInodes,
+    /// Inodes that are open for reading and writing.
+    mapped: Mutex<FxHashMap<u64, Arc<Touched>>>,
+    /// An inode that was made after this is in no snapshot.
+    born_after_ns: AtomicI64,
+    latest_ns: AtomicI64,
+    next_object: AtomicU64,
+    /// Something changed that the log does not have.
+    has_gap: AtomicBool,
+    /// Directories of which it is noted that they were changed outside, and in which epoch.
+    told_outside: Mutex<(Epoch, FxHashSet<FileHandle>)>,
+    pressure: OnceLock<Pressure>,
+    pub(crate) counters: HistoryCounters,
+    root: FileHandle,
+}
+
+/// Why history cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HistoryError {
+    /// The store is of no use.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The log is of no use.
+    #[error("cannot {action} the undo log")]
+    Log {
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+}
+
+/// The end of an epoch: a moment that can be shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct EpochEnded {
+    /// The epoch.
+    pub(crate) epoch: Epoch,
+    /// By the clock, nanoseconds since 1970.
+    pub(crate) time_ns: i64,
+}
+
+/// Leave to change a file's bytes, until it is dropped.
+pub(crate) struct Permit<'a> {
+    _content: RwLockReadGuard<'a, Content>,
+    _entered: Entered<'a>,
+}
+
+impl History {
+    /// Goes on with the history in `dir`, which lies on the filesystem of `backing`: a new epoch begins, in which
+    /// nothing is preserved yet. `folded` is how far the log is known to be in the catalog, with the last epoch there.
+    ///
+    /// # Errors
+    /// See [`HistoryError`].
+    pub(crate) fn begin(
+        dir: BorrowedFd<'_>,
+        backing: &Backing,
+        folded: (LogPosition, Epoch),
+    ) -> Result<Self, HistoryError> {
+        let failed = |action| move |source| HistoryError::Log { action, source };
+        let store = Store::open(dir, backing.readable())?;
+        let log_dir = || store.directory("log").map_err(failed("find"));
+        let last = undo_log::last_epoch(log_dir()?, folded.0).map_err(failed("read"))?;
+        let epoch = last.unwrap_or(Epoch(0)).max(folded.1).next();
+        let log = UndoLog::begin(log_dir()?, epoch).map_err(failed("begin a segment of"))?;
+        let now = now_ns();
+        Ok(Self {
+            epochs: Epochs::new(epoch),
+            log,
+            store,
+            inodes: TouchedInodes::new(),
+            mapped: Mutex::default(),
+            born_after_ns: AtomicI64::new(now),
+            latest_ns: AtomicI64::new(now),
+            next_object: AtomicU64::new(0),
+            has_gap: AtomicBool::new(false),
+            told_outside: Mutex::new((epoch, FxHashSet::default())),
+            pressure: OnceLock::new(),
+            counters: HistoryCounters::default(),
+            root: backing.root_handle(),
+        })
+    }
+
+    /// Returns the objects.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Returns the log.
+    pub(crate) fn log(&self) -> &UndoLog {
+        &self.log
+    }
+
+    /// Returns the running epoch.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epochs.current()
+    }
+
+    /// Whether anything was noted in the running epoch.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.epochs.moments() > 0
+    }
+
+    /// Sets what makes room when the filesystem is full; the first call counts.
+    pub(crate) fn set_pressure(&self, pressure: Pressure) {
+        let _ = self.pressure.set(pressure);
+    }
+
+    /// Begins an operation that changes names or attributes.
+    pub(crate) fn step(&self, actor: Actor, cause: Cause) -> Step<'_> {
+        let entered = self.epochs.enter();
+        Step { history: self, entered, actor, cause, changes: Vec::new(), notes: Vec::new() }
+    }
+
+    /// Returns what is known of an inode.
+    pub(crate) fn touched(&self, node: u64, handle: FileHandle) -> Arc<Touched> {
+        self.inodes.get(node, handle)
+    }
+
+    /// Whether an inode was made in the running epoch, so that no snapshot has it. In doubt it was not.
+    pub(crate) fn is_newborn(&self, stat: &Stat) -> bool {
+        let born = born_ns(stat);
+        born > self.born_after_ns.load(Ordering::Acquire) && born <= now_ns().saturating_add(TICK_NS)
+    }
+
+    /// Preserves what is about to be overwritten or cut off. The change may be made while the permit is held.
+    pub(crate) fn before_content<'a>(
+        &'a self,
+        touched: &'a Touched,
+        backing: &Backing,
+        affected: Affected,
+        actor: Actor,
+        cause: Cause,
+    ) -> Permit<'a> {
+        let entered = self.epochs.enter();
+        let content = touched.content.read();
+        if content.is_preserved(entered.epoch(), affected) {
+            return Permit { _content: content, _entered: entered };
+        }
+        drop(content);
+        let mut content = touched.content.write();
+        if !content.is_preserved(entered.epoch(), affected) {
+            let preserved = self.preserve(touched, &mut content, backing, affected, &entered, (actor, cause));
+            if let Err(errno) = preserved {
+                self.lose(touched, &mut content, &entered, actor, errno);
+            }
+        }
+        Permit { _content: RwLockWriteGuard::downgrade(content), _entered: entered }
+    }
+
+    /// Preserves a file that is about to be opened for reading and writing, after which a mapping may change it unseen.
+    pub(crate) fn before_mapping(&self, node: u64, touched: &Arc<Touched>, backing: &Backing, actor: Actor) {
+        let size = backing.path_fd(&touched.handle).and_then(|fd| stat_of(fd.as_fd())).map(|stat| stat.stx_size);
+        let is_affordable = self.store.can_clone() || size.is_ok_and(|size| size <= MAX_MAPPED_BYTES);
+        let affected = if is_affordable { Affected::ALL } else { Affected::From(u64::MAX) };
+        drop(self.before_content(touched, backing, affected, actor, Cause::Map));
+        let mut since = touched.mapped_since.lock();
+        if since.is_none() {
+            *since = Some(self.epochs.moment(self.epoch()));
+        }
+        drop(since);
+        self.mapped.lock().insert(node, touched.clone());
+    }
+
+    /// A file was open for reading and writing under a worker before this one.
+    pub(crate) fn restore_mapping(&self, node: u64, touched: &Arc<Touched>) {
+        *touched.mapped_since.lock() = Some(Epoch(self.epoch().0.saturating_sub(2)).end());
+        self.mapped.lock().insert(node, touched.clone());
+    }
+
+    /// Nobody can map the file any more.
+    pub(crate) fn after_mapping(&self, node: u64, touched: &Touched) {
+        self.mapped.lock().remove(&node);
+        let Some(since) = touched.mapped_since.lock().take() else { return };
+        let entered = self.epochs.enter();
+        if since.epoch() < entered.epoch() && !self.store.can_clone() {
+            let change = Change::MappedSince { inode: touched.handle, since };
+            self.note(&entered, Actor::default(), Cause::Map, vec![change]);
+        }
+    }
+
+    /// Returns since when a mapping may have changed a file unseen, if one may now.
+    pub(crate) fn mapped_since(&self, node: u64, handle: FileHandle) -> Option<Sequence> {
+        let touched = self.inodes.find(node, handle)?;
+        let since = *touched.mapped_since.lock();
+        since.filter(|_| !self.store.can_clone())
+    }
+
+    /// Somebody changed the names in a directory below the mount. Noted once an epoch for each directory, and for the
+    /// root alone where they are too many.
+    pub(crate) fn changed_outside(&self, dir: FileHandle) {
+        let entered = self.epochs.enter();
+        let mut told = self.told_outside.lock();
+        if told.0 != entered.epoch() {
+            *told = (entered.epoch(), FxHashSet::default());
+        }
+        let inode = if told.1.len() < MAX_TOLD { dir } else { self.root };
+        let is_new = told.1.insert(inode);
+        drop(told);
+        if is_new {
+            let change = Change::ChangedOutside { inode, name: None };
+            self.note(&entered, Actor::default(), Cause::Outside, vec![change]);
+        }
+    }
+
+    /// Makes room in the store; returns whether it has.
+    pub(crate) fn make_room(&self, bytes: u64) -> bool {
+        self.pressure.get().is_some_and(|make| make(bytes))
+    }
+
+    /// Whether an inode was made less than `age` ago, by the clock.
+    pub(crate) fn is_younger(&self, stat: &Stat, age: Duration) -> bool {
+        let limit = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+        now_ns().saturating_sub(born_ns(stat)) < limit
+    }
+
+    /// Makes what was preserved of a file durable, before the file itself is: after a power cut there must be no new
+    /// bytes on the disk whose old ones are not.
+    pub(crate) fn sync_before(&self, touched: &Touched) {
+        let objects = std::mem::take(&mut *touched.unsynced.lock());
+        if objects.is_empty() {
+            return;
+        }
+        for object in objects {
+            let synced = self.store.open_object(object, OFlags::RDONLY).and_then(rustix::fs::fdatasync);
+            if let Err(errno) = synced {
+                tracing::warn!(object = object.0, %errno, "preserved bytes may not survive a power cut");
+            }
+        }
+        if let Err(errno) = self.log.sync() {
+            tracing::warn!(%errno, "history may not survive a power cut");
+        }
+    }
+
+    /// Ends the running epoch: the moment can be shown from now on.
+    ///
+    /// # Errors
+    /// See [`StillRunning`]; `EIO` and others as an append to the log.
+    pub(crate) fn end_epoch(
+        &self,
+        backing: &Backing,
+        actor: Actor,
+        snapshot: Option<SnapshotNote>,
+    ) -> Result<EpochEnded, EndError> {
+        let before = self.born_after_ns.swap(i64::MAX, Ordering::AcqRel);
+        let epoch = self.epochs.end(PATIENCE).inspect_err(|_| {
+            self.born_after_ns.store(before, Ordering::Release);
+        })?;
+        let time_ns = self.clock();
+        let entry = Entry::epoch_end(epoch, time_ns, actor, snapshot);
+        let appended = self.log.append(&entry);
+        let drained = self.epochs.drain(epoch, PATIENCE);
+        if drained.is_ok() {
+            self.born_after_ns.store(self.clock(), Ordering::Release);
+        }
+        appended?;
+        drained?;
+        self.preserve_mapped(backing, epoch);
+        if let Err(errno) = self.log.rotate(epoch.next()) {
+            tracing::warn!(%errno, "history log goes on in its segment");
+        }
+        Ok(EpochEnded { epoch, time_ns })
+    }
+
+    /// Files that may be mapped are cloned in each epoch, because stores through a mapping ask nobody.
+    fn preserve_mapped(&self, backing: &Backing, ended: Epoch) {
+        let mapped: Vec<Arc<Touched>> = self.mapped.lock().values().cloned().collect();
+        for touched in mapped {
+            if self.store.can_clone() {
+                drop(self.before_content(&touched, backing, Affected::ALL, Actor::default(), Cause::Map));
+            } else if let Some(since) = touched.mapped_since.lock().replace(ended.end()) {
+                let entered = self.epochs.enter();
+                let change = Change::MappedSince { inode: touched.handle, since };
+                self.note(&entered, Actor::default(), Cause::Map, vec![change]);
+            }
+        }
+    }
+
+    fn preserve(
+        &self,
+        touched: &Touched,
+        content: &mut Content,
+        backing: &Backing,
+        affected: Affected,
+        entered: &Entered<'_>,
+        (actor, cause): (Actor, Cause),
+    ) -> Result<(), Errno> {
+        // A later epoch has touched it already: this operation is taken as one of that epoch.
+        let epoch = entered.epoch().max(content.epoch);
+        let mut changes = Vec::new();
+        if content.epoch < epoch {
+            let stat = stat_of(backing.path_fd(&touched.handle)?.as_fd())?;
+            if !touched.has_attributes(epoch) && !self.is_newborn(&stat) {
+                let before = attributes_of(&stat);
+                changes.push(Change::Attributes { inode: touched.handle, before });
+            }
+            *content = Content {
+                epoch,
+                is_whole: stat.stx_size == 0 || self.is_newborn(&stat),
+                size: stat.stx_size,
+                units: Default::default(),
+                object: None,
+                run: (0, 1),
+            };
+        }
+        let missing = affected.units(content.size);
+        if !content.is_whole && missing.clone().any(|unit| !content.units.contains(unit)) {
+            self.preserve_bytes(touched, content, backing, missing, &mut changes)?;
+        }
+        if !changes.is_empty() {
+            let moment = self.epochs.moment(epoch);
+            self.append(Entry { at: moment, time_ns: self.clock(), actor, cause, changes })?;
+        }
+        touched.note_attributes(epoch);
+        Ok(())
+    }
+
+    fn preserve_bytes(
+        &self,
+        touched: &Touched,
+        content: &mut Content,
+        backing: &Backing,
+        missing: std::ops::Range<u64>,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Errno> {
+        let file = backing.open(&touched.handle, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        self.counters.preserved.fetch_add(1, Ordering::Relaxed);
+        let inode = touched.handle;
+        if self.store.can_clone() && content.units.is_empty() {
+            let object = self.new_object();
+            match self.store.clone_file(file.as_fd(), object) {
+                Ok(()) => {
+                    let (span, origin) = (Span::Whole, Origin::Cloned);
+                    changes.push(Change::Content { inode, object, span, origin, hash: None });
+                    touched.unsynced.lock().push(object);
+                    content.is_whole = true;
+                    return Ok(());
+                }
+                // A file whose blocks cannot be shared (btrfs with nodatacow), or the disk is full: copied instead.
+                Err(errno) => tracing::debug!(%errno, "file cannot be cloned; what changes is copied"),
+            }
+        }
+        let object = *content.object.get_or_insert_with(|| self.new_object());
+        let copy = self.store.create(object)?;
+        touched.unsynced.lock().push(object);
+        if content.size <= SMALL_BYTES {
+            let copied = self.with_room(content.size, || {
+                copy_range(file.as_fd(), copy.as_fd(), 0, content.size)
+            })?;
+            // As long as the file, also where it ends in a hole.
+            rustix::fs::ftruncate(&copy, content.size)?;
+            self.counters.copied_bytes.fetch_add(copied.length, Ordering::Relaxed);
+            let (span, origin) = (Span::Whole, Origin::Copied);
+            changes.push(Change::Content { inode, object, span, origin, hash: copied.hash });
+            content.is_whole = true;
+            return Ok(());
+        }
+        let end = content.size.div_ceil(UNIT_BYTES);
+        let mut unit = missing.start;
+        while unit < missing.end {
+            if content.units.contains(unit) {
+                unit += 1;
+                continue;
+            }
+            let (expected, last) = content.run;
+            let wanted = if unit == expected { (last * 2).min(MAX_RUN) } else { 1 };
+            let wanted = wanted.max((missing.end - unit).min(MAX_RUN));
+            let run = (unit..end.min(unit + wanted)).take_while(|unit| !content.units.contains(*unit)).count();
+            let run = run as u64;
+            let offset = unit * UNIT_BYTES;
+            let length = (run * UNIT_BYTES).min(content.size - offset);
+            let copied = self.with_room(length, || copy_range(file.as_fd(), copy.as_fd(), offset, length))?;
+            self.counters.copied_bytes.fetch_add(copied.length, Ordering::Relaxed);
+            let (span, origin) = (Span::Range { offset, length }, Origin::Copied);
+            changes.push(Change::Content { inode, object, span, origin, hash: copied.hash });
+            content.units.extend(std::iter::once(unit..=unit + run - 1));
+            unit += run;
+            content.run = (unit, run);
+        }
+        Ok(())
+    }
+
+    /// Runs something that takes space in the store, again if the disk was full and room could be made.
+    fn with_room<T>(&self, bytes: u64, take: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+        match take() {
+            Err(Errno::NOSPC | Errno::DQUOT) if self.make_room(bytes) => take(),
+            result => result,
+        }
+    }
+
+    /// What a file was before a change cannot be preserved; the change goes ahead.
+    fn lose(
+        &self,
+        touched: &Touched,
+        content: &mut Content,
+        entered: &Entered<'_>,
+        actor: Actor,
+        errno: Errno,
+    ) {
+        tracing::error!(%errno, "what a file was before this change is not preserved");
+        self.counters.lost.fetch_add(1, Ordering::Relaxed);
+        // Not tried again for each write of this epoch.
+        content.epoch = content.epoch.max(entered.epoch());
+        content.is_whole = true;
+        let change = Change::ChangedOutside { inode: touched.handle, name: None };
+        self.note(entered, actor, Cause::Write, vec![change]);
+    }
+
+    fn note(&self, entered: &Entered<'_>, actor: Actor, cause: Cause, changes: Vec<Change>) {
+        let at = self.epochs.moment(entered.epoch());
+        let entry = Entry { at, time_ns: self.clock(), actor, cause, changes };
+        // The gap is remembered and told.
+        let _ = self.append(entry);
+    }
+
+    /// Appends an entry; a gap before it is noted with it.
+    fn append(&self, mut entry: Entry) -> Result<(), Errno> {
+        let had_gap = self.has_gap.swap(false, Ordering::AcqRel);
+        if had_gap {
+            entry.changes.push(Change::ChangedOutside { inode: self.root, name: None });
+        }
+        self.log.append(&entry).inspect_err(|errno| {
+            if !self.has_gap.swap(true, Ordering::AcqRel) && !had_gap {
+                tracing::error!(%errno, "changes are not noted: snapshots from before may show things as they are now");
+            }
+            self.counters.lost.fetch_add(1, Ordering::Relaxed);
+        })
+    }
+
+    fn new_object(&self) -> ObjectId {
+        let number = self.next_object.fetch_add(1, Ordering::Relaxed) & 0xffff_ffff;
+        ObjectId((u64::from(self.epoch().0) << 32) | number)
+    }
+
+    /// Returns the time, which is remembered: a file that seems to be made after all times that were seen is new.
+    fn clock(&self) -> i64 {
+        let now = now_ns();
+        self.latest_ns.fetch_max(now, Ordering::AcqRel).max(now)
+    }
+}
+
+/// Why an epoch could not be ended, or not be shown to be complete.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EndError {
+    /// Operations hang.
+    #[error(transparent)]
+    StillRunning(#[from] StillRunning),
+    /// The log cannot be written.
+    #[error("cannot note the end of an epoch")]
+    Log(#[from] Errno),
+}
+
+/// An operation on names or attributes: first everything that it changes is named, then [`Step::record`], then it may be
+/// carried out while this is held.
+pub(crate) struct Step<'a> {
+    history: &'a History,
+    entered: Entered<'a>,
+    actor: Actor,
+    cause: Cause,
+    changes: Vec<Change>,
+    notes: Vec<(Arc<Touched>, Noted)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Noted {
+    Attributes,
+    ExtendedAttributes,
+}
+
+impl Step<'_> {
+    /// A name is about to stand for something else.
+    pub(crate) fn name(&mut self, parent: FileHandle, name: &OsStr, before: Option<Named>) {
+        self.changes.push(Change::Name { parent, name: name.as_bytes().to_vec(), before });
+    }
+
+    /// Attributes of an inode are about to change. `stat` is asked only if they are not noted yet.
+    pub(crate) fn attributes(
+        &mut self,
+        node: u64,
+        handle: FileHandle,
+        stat: impl FnOnce() -> Result<Stat, Errno>,
+    ) {
+        let touched = self.history.inodes.get(node, handle);
+        if touched.has_attributes(self.entered.epoch()) {
+            return;
+        }
+        match stat() {
+            Ok(stat) => {
+                if !self.history.is_newborn(&stat) {
+                    let before = attributes_of(&stat);
+                    self.changes.push(Change::Attributes { inode: handle, before });
+                }
+                self.notes.push((touched, Noted::Attributes));
+            }
+            Err(errno) => tracing::warn!(ino = node, %errno, "attributes are not noted before they change"),
+        }
+    }
+
+    /// Attributes of an inode are about to be gone with it.
+    pub(crate) fn last_attributes(&mut self, handle: FileHandle, stat: &Stat) {
+        self.changes.push(Change::Attributes { inode: handle, before: attributes_of(stat) });
+    }
+
+    /// Extended attributes of an inode are about to change.
+    pub(crate) fn extended_attributes(
+        &mut self,
+        node: u64,
+        handle: FileHandle,
+        list: impl FnOnce() -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno>,
+    ) {
+        let touched = self.history.inodes.get(node, handle);
+        if touched.has_extended_attributes(self.entered.epoch()) {
+            return;
+        }
+        match list() {
+            Ok(before) => {
+                self.changes.push(Change::ExtendedAttributes { inode: handle, before });
+                self.notes.push((touched, Noted::ExtendedAttributes));
+            }
+            Err(errno) => {
+                tracing::warn!(ino = node, %errno, "extended attributes are not noted before they change");
+            }
+        }
+    }
+
+    /// An inode is about to lose its last name and to be kept as the object that is returned.
+    pub(crate) fn take_away(&mut self, inode: FileHandle) -> ObjectId {
+        let object = self.history.new_object();
+        let (span, origin) = (Span::Whole, Origin::TakenAway);
+        self.changes.push(Change::Content { inode, object, span, origin, hash: None });
+        self.history.counters.taken.fetch_add(1, Ordering::Relaxed);
+        object
+    }
+
+    /// Notes all of that. A failure is not the caller's; see the module.
+    pub(crate) fn record(&mut self) {
+        if self.changes.is_empty() {
+            return;
+        }
+        let epoch = self.entered.epoch();
+        let at = self.history.epochs.moment(epoch);
+        let changes = std::mem::take(&mut self.changes);
+        let entry =
+            Entry { at, time_ns: self.history.clock(), actor: self.actor, cause: self.cause, changes };
+        if self.history.append(entry).is_err() {
+            return;
+        }
+        for (touched, noted) in self.notes.drain(..) {
+            match noted {
+                Noted::Attributes => touched.note_attributes(epoch),
+                Noted::ExtendedAttributes => touched.note_extended_attributes(epoch),
+            }
+        }
+    }
+
+    /// The inode was not taken away after all.
+    pub(crate) fn not_taken(&self, object: ObjectId) {
+        let change = Change::NotTaken { object };
+        self.history.note(&self.entered, self.actor, Cause::History, vec![change]);
+    }
+
+    /// What the operation deletes is not kept.
+    pub(crate) fn lost(&self) {
+        self.history.counters.lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the store.
+    pub(crate) fn store(&self) -> &Store {
+        &self.history.store
+    }
+}
+
+/// Returns attributes as history keeps them.
+pub(crate) fn attributes_of(stat: &Stat) -> Attributes {
+    let nanoseconds = |time: &rustix::fs::StatxTimestamp| {
+        time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
+    };
+    Attributes {
+        ino: stat.stx_ino,
+        mode: u32::from(stat.stx_mode),
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
+        nlink: stat.stx_nlink,
+        size: stat.stx_size,
+        blocks: stat.stx_blocks,
+        accessed_ns: nanoseconds(&stat.stx_atime),
+        modified_ns: nanoseconds(&stat.stx_mtime),
+        changed_ns: nanoseconds(&stat.stx_ctime),
+        born_ns: born_ns(stat),
+        device: rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor),
+    }
+}
+
+/// Returns when an inode was made; 0 if the filesystem does not tell.
+fn born_ns(stat: &Stat) -> i64 {
+    if stat.stx_mask & rustix::fs::StatxFlags::BTIME.bits() == 0 {
+        return 0;
+    }
+    let time = &stat.stx_btime;
+    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
+}
+
+fn now_ns() -> i64 {
+    let now = clock_gettime(ClockId::RealtimeCoarse);
+    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
+}
+
+/// Takes the log's directory of a store that is not open for writing.
+pub(crate) fn log_directory(store: &Store) -> Result<OwnedFd, Errno> {
+    store.directory("log")
+}
