@@ -25,6 +25,7 @@ mod preserving;
 mod reclaim;
 mod recount;
 mod refusals;
+mod restoring;
 mod sweep;
 mod tracking;
 mod virtual_dir;

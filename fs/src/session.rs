@@ -175,7 +175,15 @@ impl Session {
             .name(format!("fuse {name}"))
             .spawn(move || session.run())
             .map_err(connection_error)?;
-        Ok(Self { name, fs, books: OnceLock::new(), thread, watch_limit: options.watch_limit, started_by, history_error })
+        Ok(Self {
+            name,
+            fs,
+            books: OnceLock::new(),
+            thread,
+            watch_limit: options.watch_limit,
+            started_by,
+            history_error,
+        })
     }
 
     /// Begins what goes on beside the requests: watching the backing tree for edits that bypass the mount (until then

@@ -22,7 +22,7 @@ mod undo_log;
 
 pub(crate) use history::{History, HistoryError, Permit, Step};
 pub(crate) use record::{Actor, Cause, Named, ObjectId};
+pub(crate) use sequence::Epoch;
 pub(crate) use temporary::is_temporary;
 pub(crate) use touched::{Affected, Touched};
-pub(crate) use sequence::Epoch;
 pub(crate) use undo_log::LogPosition;

@@ -202,7 +202,7 @@ impl GuardFs {
         Ok(self.backing.stat_at(borrow(&dir), name)?.stx_ino)
     }
 
-    fn rename_now(
+    pub(super) fn rename_now(
         &self,
         caller: Caller,
         from: (u64, &OsStr),
@@ -223,12 +223,8 @@ impl GuardFs {
         }
         let expected =
             if flags.contains(RenameFlags::EXCHANGE) { vec![from, to, from, to] } else { vec![from, to] };
-        let parting = self.before_rename(
-            caller,
-            (from, borrow(&from_dir)),
-            (to, borrow(&to_dir)),
-            replaced.as_ref(),
-        )?;
+        let parting =
+            self.before_rename(caller, (from, borrow(&from_dir)), (to, borrow(&to_dir)), replaced.as_ref())?;
         for (dir, name) in &expected {
             self.own_mutations.expect(self.directory_key(*dir), name);
         }
@@ -426,7 +422,7 @@ impl GuardFs {
     }
 
     /// Runs a change of one name so that the watcher does not take it for a foreign one, and the kernel learns of it.
-    fn mutate_name(
+    pub(super) fn mutate_name(
         &self,
         parent: u64,
         name: &OsStr,

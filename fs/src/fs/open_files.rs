@@ -242,6 +242,11 @@ impl OpenInodes {
         true
     }
 
+    /// Notes that an inode has a name again. Returns whether it is open and had none.
+    pub(super) fn note_named(&self, node: u64) -> bool {
+        self.shard(node).lock().get_mut(&node).is_some_and(|inode| inode.deleted.take().is_some())
+    }
+
     /// Returns every open inode.
     pub(super) fn nodes(&self) -> Vec<u64> {
         self.0.iter().flat_map(|shard| shard.lock().keys().copied().collect::<Vec<_>>()).collect()

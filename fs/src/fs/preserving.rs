@@ -246,9 +246,10 @@ impl GuardFs {
         let handle = self.table.get(node)?.handle;
         step.attributes(node, handle, || stat_of(fd));
         if has_extended {
-            let is_newborn = self.history.as_ref().is_some_and(|history| {
-                stat_of(fd).is_ok_and(|stat| history.is_newborn(&stat))
-            });
+            let is_newborn = self
+                .history
+                .as_ref()
+                .is_some_and(|history| stat_of(fd).is_ok_and(|stat| history.is_newborn(&stat)));
             if !is_newborn {
                 step.extended_attributes(node, handle, || list_attributes(fd));
             }
@@ -415,4 +416,3 @@ pub(crate) fn list_attributes(fd: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8
     }
     Ok(found)
 }
-

@@ -63,7 +63,9 @@ impl Drop for Entered<'_> {
 
 /// Operations of the epoch before have still not ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("an operation that began before the last snapshot is still under way after {waited:?}; the disk may hang")]
+#[error(
+    "an operation that began before the last snapshot is still under way after {waited:?}; the disk may hang"
+)]
 pub(crate) struct StillRunning {
     /// How long it was waited for.
     pub(crate) waited: Duration,

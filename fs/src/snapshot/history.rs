@@ -7,6 +7,8 @@
 //! Called by the session's threads. A thread holds at most the content lock of one inode, and takes no other lock of the
 //! filesystem under it except the charge of the same inode.
 
+mod step;
+
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -20,10 +22,10 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
+pub(crate) use step::Step;
+
 use super::epochs::{Entered, Epochs, StillRunning};
-use super::record::{
-    Actor, Attributes, Cause, Change, Entry, Named, ObjectId, Origin, SnapshotNote, Span,
-};
+use super::record::{Actor, Attributes, Cause, Change, Entry, Named, ObjectId, Origin, SnapshotNote, Span};
 use super::sequence::{Epoch, Sequence};
 use super::store::{Store, StoreError, copy_range};
 use super::touched::{Affected, Content, Touched, TouchedInodes, UNIT_BYTES};
@@ -39,6 +41,9 @@ const MAX_RUN: u64 = 64;
 const MAX_MAPPED_BYTES: u64 = 64 << 20;
 /// How long the end of an epoch waits for operations of the one before it.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How much of the log is looked at for what a worker that died had not carried out: its last operation on each
+/// thread, and many more.
+const RECENT_BYTES: u64 = 256 << 10;
 /// Directories that are told apart at most in one epoch.
 const MAX_TOLD: usize = 4096;
 /// A clock that is read coarsely lags by so much at most, nanoseconds.
@@ -129,9 +134,10 @@ impl History {
         let log_dir = || store.directory("log").map_err(failed("find"));
         let last = undo_log::last_epoch(log_dir()?, folded.0).map_err(failed("read"))?;
         let epoch = last.unwrap_or(Epoch(0)).max(folded.1).next();
+        let recent = undo_log::recent(log_dir()?, RECENT_BYTES).map_err(failed("read"))?;
         let log = UndoLog::begin(log_dir()?, epoch).map_err(failed("begin a segment of"))?;
         let now = now_ns();
-        Ok(Self {
+        let history = Self {
             epochs: Epochs::new(epoch),
             log,
             store,
@@ -145,7 +151,54 @@ impl History {
             pressure: OnceLock::new(),
             counters: HistoryCounters::default(),
             root: backing.root_handle(),
-        })
+        };
+        history.revise(backing, &recent);
+        Ok(history)
+    }
+
+    /// Finds out which of the last deletions that the log tells of never happened, because the worker died before.
+    fn revise(&self, backing: &Backing, recent: &[Entry]) {
+        let settled: FxHashSet<ObjectId> = recent
+            .iter()
+            .flat_map(|entry| &entry.changes)
+            .filter_map(|change| match change {
+                Change::NotTaken { object } | Change::PutBack { object } => Some(*object),
+                _ => None,
+            })
+            .collect();
+        for entry in recent {
+            for change in &entry.changes {
+                let Change::Content { inode, object, origin: Origin::TakenAway, .. } = change else {
+                    continue;
+                };
+                if settled.contains(object) || self.is_taken(backing, entry, *inode, *object) {
+                    continue;
+                }
+                let entered = self.epochs.enter();
+                let change = Change::NotTaken { object: *object };
+                self.note(&entered, entry.actor, Cause::History, vec![change]);
+            }
+        }
+    }
+
+    /// Whether an object is in the store, and there alone. One that was linked there while its name was not replaced any
+    /// more is removed.
+    fn is_taken(&self, backing: &Backing, entry: &Entry, inode: FileHandle, object: ObjectId) -> bool {
+        let Ok(file) = self.store.open_object(object, OFlags::PATH) else { return false };
+        let is_linked = stat_of(file.as_fd()).is_ok_and(|stat| stat.stx_nlink > 1);
+        let is_still_named = is_linked
+            && entry.changes.iter().any(|change| match change {
+                Change::Name { parent, name, before: Some(before) } if before.inode == inode => {
+                    let dir = backing.path_fd(parent);
+                    let child = dir.and_then(|dir| backing.child(dir.as_fd(), OsStr::from_bytes(name)));
+                    child.is_ok_and(|child| child.handle == inode)
+                }
+                _ => false,
+            });
+        if is_still_named {
+            self.store.discard(object);
+        }
+        !is_still_named
     }
 
     /// Returns the objects.
@@ -217,7 +270,8 @@ impl History {
 
     /// Preserves a file that is about to be opened for reading and writing, after which a mapping may change it unseen.
     pub(crate) fn before_mapping(&self, node: u64, touched: &Arc<Touched>, backing: &Backing, actor: Actor) {
-        let size = backing.path_fd(&touched.handle).and_then(|fd| stat_of(fd.as_fd())).map(|stat| stat.stx_size);
+        let size =
+            backing.path_fd(&touched.handle).and_then(|fd| stat_of(fd.as_fd())).map(|stat| stat.stx_size);
         let is_affordable = self.store.can_clone() || size.is_ok_and(|size| size <= MAX_MAPPED_BYTES);
         let affected = if is_affordable { Affected::ALL } else { Affected::From(u64::MAX) };
         drop(self.before_content(touched, backing, affected, actor, Cause::Map));
@@ -411,9 +465,8 @@ impl History {
         let copy = self.store.create(object)?;
         touched.unsynced.lock().push(object);
         if content.size <= SMALL_BYTES {
-            let copied = self.with_room(content.size, || {
-                copy_range(file.as_fd(), copy.as_fd(), 0, content.size)
-            })?;
+            let copied =
+                self.with_room(content.size, || copy_range(file.as_fd(), copy.as_fd(), 0, content.size))?;
             // As long as the file, also where it ends in a hole.
             rustix::fs::ftruncate(&copy, content.size)?;
             self.counters.copied_bytes.fetch_add(copied.length, Ordering::Relaxed);
@@ -432,7 +485,8 @@ impl History {
             let (expected, last) = content.run;
             let wanted = if unit == expected { (last * 2).min(MAX_RUN) } else { 1 };
             let wanted = wanted.max((missing.end - unit).min(MAX_RUN));
-            let run = (unit..end.min(unit + wanted)).take_while(|unit| !content.units.contains(*unit)).count();
+            let run =
+                (unit..end.min(unit + wanted)).take_while(|unit| !content.units.contains(*unit)).count();
             let run = run as u64;
             let offset = unit * UNIT_BYTES;
             let length = (run * UNIT_BYTES).min(content.size - offset);
@@ -517,126 +571,6 @@ pub(crate) enum EndError {
     Log(#[from] Errno),
 }
 
-/// An operation on names or attributes: first everything that it changes is named, then [`Step::record`], then it may be
-/// carried out while this is held.
-pub(crate) struct Step<'a> {
-    history: &'a History,
-    entered: Entered<'a>,
-    actor: Actor,
-    cause: Cause,
-    changes: Vec<Change>,
-    notes: Vec<(Arc<Touched>, Noted)>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Noted {
-    Attributes,
-    ExtendedAttributes,
-}
-
-impl Step<'_> {
-    /// A name is about to stand for something else.
-    pub(crate) fn name(&mut self, parent: FileHandle, name: &OsStr, before: Option<Named>) {
-        self.changes.push(Change::Name { parent, name: name.as_bytes().to_vec(), before });
-    }
-
-    /// Attributes of an inode are about to change. `stat` is asked only if they are not noted yet.
-    pub(crate) fn attributes(
-        &mut self,
-        node: u64,
-        handle: FileHandle,
-        stat: impl FnOnce() -> Result<Stat, Errno>,
-    ) {
-        let touched = self.history.inodes.get(node, handle);
-        if touched.has_attributes(self.entered.epoch()) {
-            return;
-        }
-        match stat() {
-            Ok(stat) => {
-                if !self.history.is_newborn(&stat) {
-                    let before = attributes_of(&stat);
-                    self.changes.push(Change::Attributes { inode: handle, before });
-                }
-                self.notes.push((touched, Noted::Attributes));
-            }
-            Err(errno) => tracing::warn!(ino = node, %errno, "attributes are not noted before they change"),
-        }
-    }
-
-    /// Attributes of an inode are about to be gone with it.
-    pub(crate) fn last_attributes(&mut self, handle: FileHandle, stat: &Stat) {
-        self.changes.push(Change::Attributes { inode: handle, before: attributes_of(stat) });
-    }
-
-    /// Extended attributes of an inode are about to change.
-    pub(crate) fn extended_attributes(
-        &mut self,
-        node: u64,
-        handle: FileHandle,
-        list: impl FnOnce() -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno>,
-    ) {
-        let touched = self.history.inodes.get(node, handle);
-        if touched.has_extended_attributes(self.entered.epoch()) {
-            return;
-        }
-        match list() {
-            Ok(before) => {
-                self.changes.push(Change::ExtendedAttributes { inode: handle, before });
-                self.notes.push((touched, Noted::ExtendedAttributes));
-            }
-            Err(errno) => {
-                tracing::warn!(ino = node, %errno, "extended attributes are not noted before they change");
-            }
-        }
-    }
-
-    /// An inode is about to lose its last name and to be kept as the object that is returned.
-    pub(crate) fn take_away(&mut self, inode: FileHandle) -> ObjectId {
-        let object = self.history.new_object();
-        let (span, origin) = (Span::Whole, Origin::TakenAway);
-        self.changes.push(Change::Content { inode, object, span, origin, hash: None });
-        self.history.counters.taken.fetch_add(1, Ordering::Relaxed);
-        object
-    }
-
-    /// Notes all of that. A failure is not the caller's; see the module.
-    pub(crate) fn record(&mut self) {
-        if self.changes.is_empty() {
-            return;
-        }
-        let epoch = self.entered.epoch();
-        let at = self.history.epochs.moment(epoch);
-        let changes = std::mem::take(&mut self.changes);
-        let entry =
-            Entry { at, time_ns: self.history.clock(), actor: self.actor, cause: self.cause, changes };
-        if self.history.append(entry).is_err() {
-            return;
-        }
-        for (touched, noted) in self.notes.drain(..) {
-            match noted {
-                Noted::Attributes => touched.note_attributes(epoch),
-                Noted::ExtendedAttributes => touched.note_extended_attributes(epoch),
-            }
-        }
-    }
-
-    /// The inode was not taken away after all.
-    pub(crate) fn not_taken(&self, object: ObjectId) {
-        let change = Change::NotTaken { object };
-        self.history.note(&self.entered, self.actor, Cause::History, vec![change]);
-    }
-
-    /// What the operation deletes is not kept.
-    pub(crate) fn lost(&self) {
-        self.history.counters.lost.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Returns the store.
-    pub(crate) fn store(&self) -> &Store {
-        &self.history.store
-    }
-}
-
 /// Returns attributes as history keeps them.
 pub(crate) fn attributes_of(stat: &Stat) -> Attributes {
     let nanoseconds = |time: &rustix::fs::StatxTimestamp| {
@@ -670,9 +604,4 @@ fn born_ns(stat: &Stat) -> i64 {
 fn now_ns() -> i64 {
     let now = clock_gettime(ClockId::RealtimeCoarse);
     now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
-}
-
-/// Takes the log's directory of a store that is not open for writing.
-pub(crate) fn log_directory(store: &Store) -> Result<OwnedFd, Errno> {
-    store.directory("log")
 }

@@ -341,7 +341,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Decoded {
 /// Returns how far it is to the next place where a frame may begin.
 fn garbage(bytes: &[u8]) -> Decoded {
     let magic = MAGIC.to_le_bytes();
-    let next = (1..bytes.len()).find(|place| magic.starts_with(&bytes[*place..(*place + 4).min(bytes.len())]));
+    let next =
+        (1..bytes.len()).find(|place| magic.starts_with(&bytes[*place..(*place + 4).min(bytes.len())]));
     Decoded::Garbage(next.unwrap_or(bytes.len()))
 }
 

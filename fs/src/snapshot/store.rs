@@ -31,7 +31,9 @@ pub(crate) enum StoreError {
         source: Errno,
     },
     /// Deleted files could not be moved there.
-    #[error("the preserve store is not on the workspace's filesystem, or files cannot be moved between the two")]
+    #[error(
+        "the preserve store is not on the workspace's filesystem, or files cannot be moved between the two"
+    )]
     Elsewhere,
 }
 
@@ -63,7 +65,9 @@ impl Store {
         let reached = open_by_handle(root, &handle, flags).map_err(|_| StoreError::Elsewhere)?;
         // A handle of another filesystem may by chance be that of a directory here.
         let identity = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
-        if identity(reached.as_fd()).map_err(failed("look at"))? != identity(dir).map_err(failed("look at"))? {
+        if identity(reached.as_fd()).map_err(failed("look at"))?
+            != identity(dir).map_err(failed("look at"))?
+        {
             return Err(StoreError::Elsewhere);
         }
         let all = subdirectory(reached.as_fd(), OsStr::new("objects")).map_err(failed("make"))?;
@@ -123,12 +127,7 @@ impl Store {
     ///
     /// # Errors
     /// As renameat2(2), `EEXIST` included.
-    pub(crate) fn take_away(
-        &self,
-        dir: BorrowedFd<'_>,
-        name: &OsStr,
-        object: ObjectId,
-    ) -> Result<(), Errno> {
+    pub(crate) fn take_away(&self, dir: BorrowedFd<'_>, name: &OsStr, object: ObjectId) -> Result<(), Errno> {
         let (to, place) = self.place(object);
         rustix::fs::renameat_with(dir, name, to, place, RenameFlags::NOREPLACE)
     }
@@ -146,12 +145,7 @@ impl Store {
     ///
     /// # Errors
     /// As renameat2(2): `EEXIST` if the name is taken, `ENOENT` if there is no such object.
-    pub(crate) fn put_back(
-        &self,
-        object: ObjectId,
-        dir: BorrowedFd<'_>,
-        name: &OsStr,
-    ) -> Result<(), Errno> {
+    pub(crate) fn put_back(&self, object: ObjectId, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
         let (from, place) = self.place(object);
         rustix::fs::renameat_with(from, place, dir, name, RenameFlags::NOREPLACE)
     }
@@ -270,7 +264,8 @@ fn write_sparse(to: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<(), Err
     let mut start = 0;
     while start < bytes.len() {
         let is_zero = |chunk: &[u8]| chunk.iter().all(|byte| *byte == 0);
-        let run = bytes[start..].chunks(BLOCK).take_while(|chunk| !is_zero(chunk)).map(<[u8]>::len).sum::<usize>();
+        let run =
+            bytes[start..].chunks(BLOCK).take_while(|chunk| !is_zero(chunk)).map(<[u8]>::len).sum::<usize>();
         let mut rest = &bytes[start..start + run];
         let mut at = offset + start as u64;
         while !rest.is_empty() {
@@ -285,7 +280,8 @@ fn write_sparse(to: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<(), Err
             }
         }
         start += run;
-        start += bytes[start..].chunks(BLOCK).take_while(|chunk| is_zero(chunk)).map(<[u8]>::len).sum::<usize>();
+        start +=
+            bytes[start..].chunks(BLOCK).take_while(|chunk| is_zero(chunk)).map(<[u8]>::len).sum::<usize>();
     }
     Ok(())
 }
@@ -385,7 +381,8 @@ mod tests {
     #[test]
     fn another_filesystem_is_refused() {
         let here = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let (root, dir) = (std::fs::File::open(here.path()).unwrap(), std::fs::File::open("/dev/shm").unwrap());
+        let (root, dir) =
+            (std::fs::File::open(here.path()).unwrap(), std::fs::File::open("/dev/shm").unwrap());
         assert!(matches!(Store::open(dir.as_fd(), root.as_fd()), Err(StoreError::Elsewhere)));
     }
 }

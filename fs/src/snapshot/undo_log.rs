@@ -205,8 +205,7 @@ impl Reader {
     /// # Errors
     /// As openat(2).
     pub(crate) fn open(dir: OwnedFd, from: LogPosition) -> Result<Self, Errno> {
-        let mut reader =
-            Self { dir, file: None, position: from, buffer: Vec::new(), start: 0, garbage: 0 };
+        let mut reader = Self { dir, file: None, position: from, buffer: Vec::new(), start: 0, garbage: 0 };
         reader.open_segment(from)?;
         Ok(reader)
     }
@@ -302,6 +301,33 @@ fn segments(dir: &OwnedFd) -> Result<Vec<u32>, Errno> {
         let number = name.strip_suffix(SUFFIX).filter(|digits| digits.len() == 8);
         let number = number.and_then(|digits| OsStr::from_bytes(digits).to_str()?.parse::<u32>().ok());
         found.extend(number);
+    }
+    Ok(found)
+}
+
+/// Returns the entries in the last `bytes` of a log, and those that follow until its end.
+///
+/// # Errors
+/// As reading the log.
+pub(super) fn recent(dir: OwnedFd, bytes: u64) -> Result<Vec<Entry>, Errno> {
+    let mut numbers = segments(&dir)?;
+    numbers.sort_unstable();
+    let mut from = LogPosition::default();
+    let mut left = bytes;
+    for segment in numbers.into_iter().rev() {
+        let stat = rustix::fs::statat(&dir, name_of(segment), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+        let length = u64::try_from(stat.st_size).map_err(|_| Errno::IO)?;
+        // The middle of an entry is garbage to the reader, who goes on behind it.
+        from = LogPosition { segment, offset: length.saturating_sub(left) };
+        left = left.saturating_sub(length);
+        if left == 0 {
+            break;
+        }
+    }
+    let mut reader = Reader::open(dir, from)?;
+    let mut found = Vec::new();
+    while let Some(entry) = reader.next()? {
+        found.push(entry);
     }
     Ok(found)
 }

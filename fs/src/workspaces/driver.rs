@@ -28,8 +28,8 @@ use crate::error_chain::one_line;
 use crate::events::{Concerned, EventLog};
 use crate::keeper_link::KeeperLink;
 use crate::mounting::{
-    self, ExpectedDirectory, HistoryPlan, MountError, MountPlan, Mounted, Payer, Presence, check_form, check_name,
-    check_overlap, check_own,
+    self, ExpectedDirectory, HistoryPlan, MountError, MountPlan, Mounted, Payer, Presence, check_form,
+    check_name, check_overlap, check_own,
 };
 use crate::roots_watch::RootsWatch;
 use crate::session::OwnershipPolicy;
@@ -467,10 +467,7 @@ impl Driver {
                 accounting: None,
                 assumed: self.registry.quota().upper_bound(&record.id),
             }),
-            history: self
-                .config
-                .keeps_history
-                .then(|| HistoryPlan { store: self.config.store.clone() }),
+            history: self.config.keeps_history.then(|| HistoryPlan { store: self.config.store.clone() }),
             tracker: self.recorder.tracker(&record.id),
             pages: pages::source(&self.registry, &self.recorder, &record.id, Some(ProjectView::of(record))),
             expected: record

@@ -28,6 +28,25 @@ impl<'a> Names<'a> {
         self.charging.account.reserve(0, 0, 1, 0).map_err(|refusal| errno_of(&refusal))
     }
 
+    /// Reserves an inode with its bytes, which comes back from the trash.
+    ///
+    /// # Errors
+    /// `EDQUOT` or `ENOSPC` when they do not fit.
+    pub(in crate::fs) fn admit_return(&mut self, bytes: u64, size: u64) -> Result<Reservation<'a>, Errno> {
+        self.begin();
+        self.charging.account.reserve(bytes, bytes, 1, size).map_err(|refusal| errno_of(&refusal))
+    }
+
+    /// Books an inode that came back.
+    pub(in crate::fs) fn returned(&self, node: u64, reservation: Reservation<'_>, bytes: u64) {
+        let recount = self.charging.recount.load();
+        let counted = recount.as_ref().map(|recount| recount.lock(node));
+        reservation.settle(signed(bytes), 1);
+        if let Some(mut counted) = counted {
+            counted.set(node, bytes, 1);
+        }
+    }
+
     /// Marks a change that takes no inode as under way.
     pub(in crate::fs) fn begin(&mut self) {
         self.pending.get_or_insert_with(|| self.charging.pending());
