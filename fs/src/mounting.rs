@@ -49,7 +49,7 @@ use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
 use crate::quota::{Account, HostSpace, Ledger};
 use crate::session::{
     Accounting, LastRecount, OwnershipPolicy, PageSource, Recounted, Refused, Session, SessionError,
-    SessionOptions, SessionStats,
+    SessionOptions, SessionStats, StoreDirectory,
 };
 use crate::tracker::Tracker;
 
@@ -97,7 +97,13 @@ impl HistoryPlan {
     ///
     /// # Errors
     /// Why there is none, as a sentence.
-    fn open(&self, id: &str, dir: &Path, root: &BackingRoot, table: &MountTable) -> Result<OwnedFd, String> {
+    fn open(
+        &self,
+        id: &str,
+        dir: &Path,
+        root: &BackingRoot,
+        table: &MountTable,
+    ) -> Result<StoreDirectory, String> {
         let stat = rustix::fs::fstat(&root.readable).map_err(|errno| errno.to_string())?;
         store_place::open_store(self.store.as_deref(), id, (dir, stat.st_dev), table)
             .map_err(|error| crate::error_chain::one_line(&error))

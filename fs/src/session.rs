@@ -7,6 +7,7 @@
 //! are never more threads than CPUs granted: the cost of a request is the wake-up.
 
 mod books;
+mod past;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -18,20 +19,20 @@ use wsguard_api::{Coherence, DataPath};
 
 pub use crate::accounting::Accounting;
 use crate::backing::Backing;
-use crate::error_chain::one_line;
 use crate::fs::GuardFs;
 pub(crate) use crate::fs::Seat;
 pub use crate::fs::{OwnershipPolicy, Recounted};
 pub(crate) use crate::fs::{Page, PageSource, Refused};
 use crate::fuse::connection;
 use crate::quota::{Account, HostSpace};
-use crate::snapshot::{Epoch, History, LogPosition};
+use crate::snapshot::Archive;
 use crate::state::Found;
 use crate::sys::device::FuseDevice;
 use crate::tracker::Tracker;
 use crate::watcher::StartedBy;
 
 pub use books::LastRecount;
+use past::PastOf;
 
 /// How a session serves.
 pub struct SessionOptions {
@@ -51,7 +52,15 @@ pub struct SessionOptions {
     pub(crate) pages: PageSource,
     /// The directory in which what is deleted and overwritten is kept, or why there is none; `None` if it is not to be
     /// kept.
-    pub(crate) history: Option<Result<OwnedFd, String>>,
+    pub(crate) history: Option<Result<StoreDirectory, String>>,
+}
+
+/// The directory of a workspace's preserve store.
+pub(crate) struct StoreDirectory {
+    /// Where it was found.
+    pub(crate) path: PathBuf,
+    /// The directory itself.
+    pub(crate) fd: OwnedFd,
 }
 
 /// Why a session could not start or ended.
@@ -111,12 +120,7 @@ pub struct Session {
     thread: JoinHandle<std::io::Result<()>>,
     watch_limit: usize,
     started_by: StartedBy,
-    history_error: Option<String>,
-}
-
-fn begin_history(store: Result<OwnedFd, String>, backing: &Backing) -> Result<History, String> {
-    let folded = (LogPosition::default(), Epoch(0));
-    History::begin(store?.as_fd(), backing, folded).map_err(|error| one_line(&error))
+    past: PastOf,
 }
 
 impl Session {
@@ -145,14 +149,11 @@ impl Session {
         let (memory, found) = crate::state::open(state.as_fd()).map_err(table_error)?;
         let own_device = Arc::new(FuseDevice::new(device.try_clone().map_err(connection_error)?));
         let SessionOptions { ownership, seat, tracker, pages, history, .. } = options;
-        let (history, history_error) = match history.map(|store| begin_history(store, &backing)) {
-            Some(Ok(history)) => (Some(Arc::new(history)), None),
-            Some(Err(reason)) => (None, Some(reason)),
-            None => (None, None),
-        };
-        if let Some(reason) = &history_error {
+        let past = PastOf::begin(history, &backing);
+        if let Err(reason) = &past.kept {
             tracing::error!(workspace = name, reason, "nothing that is deleted or overwritten is kept");
         }
+        let history = past.history();
         let (fs, session, started_by) = match found {
             Found::Fresh => {
                 let fs = GuardFs::new(backing, memory, own_device, ownership, seat, tracker, pages, history)
@@ -182,7 +183,7 @@ impl Session {
             thread,
             watch_limit: options.watch_limit,
             started_by,
-            history_error,
+            past,
         })
     }
 
@@ -275,6 +276,19 @@ impl Session {
     /// Returns how bytes are counted.
     pub fn accounting(&self) -> Accounting {
         self.fs.accounting()
+    }
+
+    /// Returns the past of the workspace.
+    ///
+    /// # Errors
+    /// Why it cannot be asked about, as a sentence.
+    pub(crate) fn archive(&self) -> Result<Arc<Archive>, String> {
+        self.past.archive()
+    }
+
+    /// Returns the filesystem, for what is done to it from inside.
+    pub(crate) fn filesystem(&self) -> &Arc<GuardFs> {
+        &self.fs
     }
 
     /// Whether the superblock is gone and nothing is served any more.

@@ -8,9 +8,12 @@
 //! `fs/doc/SNAPSHOTS.md` has the design, the formats and what is not promised.
 //!
 //! Parts: [`sequence`] (moments), [`record`] (entries and their encoding), `epochs` (who belongs to which epoch),
-//! `undo_log` (the files of the log), `store` (objects), `preserver` (what the filesystem calls before it changes
-//! something), `catalog` (the log folded into SQLite, and every question about the past).
+//! `undo_log` (the files of the log), `store` (objects), `history` (what the filesystem calls before it changes
+//! something), `catalog` (the log folded into SQLite, and every question about the past), `archive` (the catalog kept up
+//! to date), `view` (a workspace as it was).
 
+mod archive;
+mod catalog;
 mod epochs;
 mod history;
 mod record;
@@ -19,10 +22,13 @@ mod store;
 mod temporary;
 mod touched;
 mod undo_log;
+mod view;
 
+pub(crate) use archive::{Archive, ArchiveError};
 pub(crate) use history::{History, HistoryError, Permit, Step};
 pub(crate) use record::{Actor, Cause, Named, ObjectId};
 pub(crate) use sequence::Epoch;
 pub(crate) use temporary::is_temporary;
 pub(crate) use touched::{Affected, Touched};
 pub(crate) use undo_log::LogPosition;
+pub(crate) use view::{Certainty, PastEntry, PastFile, View, list_attributes};

@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,17 +11,14 @@ use rustix::io::Errno;
 use super::namespace::Victim;
 use super::open_files::{OpenFile, OpenInodeState};
 use super::{Caller, GuardFs};
-use crate::backing::{is_private_xattr, proc_path, stat_of};
+use crate::backing::stat_of;
 use crate::inode::Inode;
 use crate::snapshot::{
-    Actor, Affected, Cause, History, Named, ObjectId, Permit, Step, Touched, is_temporary,
+    Actor, Affected, Cause, History, Named, ObjectId, Permit, Step, Touched, is_temporary, list_attributes,
 };
 
 /// A file that is deleted so soon after it was made is not kept.
 const FLEETING: Duration = Duration::from_secs(2);
-/// Longest list of extended attributes, and longest value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX` of linux/limits.h).
-const MAX_XATTR_BYTES: usize = 64 << 10;
-
 impl From<Caller> for Actor {
     fn from(caller: Caller) -> Self {
         Self { uid: caller.uid, pid: caller.pid }
@@ -386,33 +382,4 @@ pub(super) fn affected_by(mode: FallocateFlags, offset: u64, length: u64) -> Aff
     } else {
         Affected::From(u64::MAX)
     }
-}
-
-/// Returns the extended attributes of an inode, the guard's own excluded.
-pub(crate) fn list_attributes(fd: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
-    let path = proc_path(fd);
-    if rustix::fs::listxattr(&path, &mut [] as &mut [u8]).is_ok_and(|length| length == 0) {
-        return Ok(Vec::new());
-    }
-    let mut names = vec![0_u8; MAX_XATTR_BYTES];
-    let length = match rustix::fs::listxattr(&path, &mut names[..]) {
-        Ok(length) => length,
-        Err(Errno::OPNOTSUPP) => 0,
-        Err(errno) => return Err(errno),
-    };
-    names.truncate(length);
-    let mut found = Vec::new();
-    let mut value = vec![0_u8; MAX_XATTR_BYTES];
-    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        if is_private_xattr(OsStr::from_bytes(name)) {
-            continue;
-        }
-        match rustix::fs::getxattr(&path, OsStr::from_bytes(name), &mut value[..]) {
-            Ok(length) => found.push((name.to_vec(), value[..length].to_vec())),
-            // Somebody removed it below the mount.
-            Err(Errno::NODATA) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(found)
 }

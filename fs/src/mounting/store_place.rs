@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::mountinfo::MountTable;
+use crate::session::StoreDirectory;
 
 /// The directory at the top of a filesystem that holds the stores of its workspaces.
 const STORES: &str = ".wsguard";
@@ -56,7 +57,7 @@ pub(super) fn open_store(
     id: &str,
     (dir, device): (&Path, u64),
     table: &MountTable,
-) -> Result<OwnedFd, NoStore> {
+) -> Result<StoreDirectory, NoStore> {
     let of_filesystem = || {
         let mount = table.below_guards(dir);
         mount
@@ -68,7 +69,9 @@ pub(super) fn open_store(
         _ => of_filesystem()?,
     };
     let parent = private_directory(None, &stores, stores.as_os_str())?;
-    private_directory(Some(&parent), &stores.join(id), std::ffi::OsStr::new(id))
+    let path = stores.join(id);
+    let fd = private_directory(Some(&parent), &path, std::ffi::OsStr::new(id))?;
+    Ok(StoreDirectory { path, fd })
 }
 
 /// Returns the device that a directory lies on; it or, if it is yet to be made, the one above it.
@@ -104,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    fn open(configured: &Path) -> Result<OwnedFd, NoStore> {
+    fn open(configured: &Path) -> Result<StoreDirectory, NoStore> {
         let device = std::fs::metadata(configured.parent().unwrap()).unwrap().dev();
         open_store(Some(configured), "w1", (configured, device), &MountTable::default())
     }

@@ -128,6 +128,27 @@ impl Epochs {
         wait_until_empty(self.parity(ended), patience)
     }
 
+    /// Begins the epoch behind `last`, which is not the one before the running one.
+    ///
+    /// # Errors
+    /// While operations are under way, after `patience`.
+    pub(super) fn skip_behind(&self, last: Epoch, patience: Duration) -> Result<(), StillRunning> {
+        let _only_one = self.ending.lock();
+        let current = self.current();
+        if current > last {
+            return Ok(());
+        }
+        // The parity that has no operations takes the new ones.
+        let mut next = last.next();
+        if next.0 & 1 == current.0 & 1 {
+            next = next.next();
+        }
+        wait_until_empty(self.parity(next), patience)?;
+        self.parity(next).moments.0.store(0, Ordering::SeqCst);
+        self.current.store(next.0, Ordering::SeqCst);
+        wait_until_empty(self.parity(current), patience)
+    }
+
     fn parity(&self, epoch: Epoch) -> &Parity {
         &self.parities[(epoch.0 & 1) as usize]
     }
@@ -181,6 +202,18 @@ mod tests {
         assert_eq!(epochs.drain(Epoch(1), SHORT), Ok(()));
         drop(new);
         assert_eq!(epochs.end(SHORT), Ok(Epoch(2)));
+    }
+
+    #[test]
+    fn epochs_that_somebody_else_knows_are_skipped() {
+        let epochs = Epochs::new(Epoch(1));
+        epochs.moment(Epoch(1));
+        epochs.skip_behind(Epoch(10), SHORT).unwrap();
+        assert!(epochs.current() > Epoch(10));
+        assert_eq!(epochs.moments(), 0);
+        let current = epochs.current();
+        epochs.skip_behind(Epoch(3), SHORT).unwrap();
+        assert_eq!(epochs.current(), current);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use super::record::{Actor, Attributes, Cause, Change, Entry, Named, ObjectId, Or
 use super::sequence::{Epoch, Sequence};
 use super::store::{Store, StoreError, copy_range};
 use super::touched::{Affected, Content, Touched, TouchedInodes, UNIT_BYTES};
-use super::undo_log::{self, LogPosition, UndoLog};
+use super::undo_log::{self, UndoLog};
 use crate::backing::{Backing, Stat, stat_of};
 use crate::sys::handle::FileHandle;
 
@@ -120,21 +120,19 @@ pub(crate) struct Permit<'a> {
 
 impl History {
     /// Goes on with the history in `dir`, which lies on the filesystem of `backing`: a new epoch begins, in which
-    /// nothing is preserved yet. `folded` is how far the log is known to be in the catalog, with the last epoch there.
+    /// nothing is preserved yet.
     ///
     /// # Errors
     /// See [`HistoryError`].
-    pub(crate) fn begin(
-        dir: BorrowedFd<'_>,
-        backing: &Backing,
-        folded: (LogPosition, Epoch),
-    ) -> Result<Self, HistoryError> {
+    pub(crate) fn begin(dir: BorrowedFd<'_>, backing: &Backing) -> Result<Self, HistoryError> {
         let failed = |action| move |source| HistoryError::Log { action, source };
         let store = Store::open(dir, backing.readable())?;
         let log_dir = || store.directory("log").map_err(failed("find"));
-        let last = undo_log::last_epoch(log_dir()?, folded.0).map_err(failed("read"))?;
-        let epoch = last.unwrap_or(Epoch(0)).max(folded.1).next();
         let recent = undo_log::recent(log_dir()?, RECENT_BYTES).map_err(failed("read"))?;
+        // Entries that are behind have at most one epoch to go.
+        let noted = recent.iter().map(|entry| entry.at.epoch()).max();
+        let last = undo_log::last_segment(&log_dir()?).map_err(failed("read"))?;
+        let epoch = noted.max(last).unwrap_or(Epoch(0)).next();
         let log = UndoLog::begin(log_dir()?, epoch).map_err(failed("begin a segment of"))?;
         let now = now_ns();
         let history = Self {
@@ -219,6 +217,14 @@ impl History {
     /// Whether anything was noted in the running epoch.
     pub(crate) fn is_dirty(&self) -> bool {
         self.epochs.moments() > 0
+    }
+
+    /// Goes on behind an epoch that the catalog knows although the log does not.
+    ///
+    /// # Errors
+    /// See [`StillRunning`].
+    pub(crate) fn skip_behind(&self, epoch: Epoch) -> Result<(), StillRunning> {
+        self.epochs.skip_behind(epoch, PATIENCE)
     }
 
     /// Sets what makes room when the filesystem is full; the first call counts.
@@ -367,15 +373,11 @@ impl History {
         let epoch = self.epochs.end(PATIENCE).inspect_err(|_| {
             self.born_after_ns.store(before, Ordering::Release);
         })?;
+        self.epochs.drain(epoch, PATIENCE)?;
+        // After the last operation: whatever has a later ctime was changed in the next epoch, or past us.
         let time_ns = self.clock();
-        let entry = Entry::epoch_end(epoch, time_ns, actor, snapshot);
-        let appended = self.log.append(&entry);
-        let drained = self.epochs.drain(epoch, PATIENCE);
-        if drained.is_ok() {
-            self.born_after_ns.store(self.clock(), Ordering::Release);
-        }
-        appended?;
-        drained?;
+        self.born_after_ns.store(time_ns, Ordering::Release);
+        self.log.append(&Entry::epoch_end(epoch, time_ns, actor, snapshot))?;
         self.preserve_mapped(backing, epoch);
         if let Err(errno) = self.log.rotate(epoch.next()) {
             tracing::warn!(%errno, "history log goes on in its segment");
@@ -411,9 +413,9 @@ impl History {
         let mut changes = Vec::new();
         if content.epoch < epoch {
             let stat = stat_of(backing.path_fd(&touched.handle)?.as_fd())?;
-            if !touched.has_attributes(epoch) && !self.is_newborn(&stat) {
-                let before = attributes_of(&stat);
-                changes.push(Change::Attributes { inode: touched.handle, before });
+            if !self.is_newborn(&stat) {
+                // Perhaps once more: the catalog takes size and blocks of a whole object from its own entry.
+                self.note_attributes(touched, epoch, &stat, &mut changes);
             }
             *content = Content {
                 epoch,
@@ -434,6 +436,19 @@ impl History {
         }
         touched.note_attributes(epoch);
         Ok(())
+    }
+
+    /// Adds the attributes of an inode, and that it was changed outside if its ctime says so.
+    fn note_attributes(&self, touched: &Touched, epoch: Epoch, stat: &Stat, changes: &mut Vec<Change>) {
+        let before = attributes_of(stat);
+        let is_first = !touched.has_attributes(epoch);
+        let inode = touched.handle;
+        changes.push(Change::Attributes { inode, before });
+        // Nothing that goes through the mount has touched it in this epoch.
+        let ended = self.born_after_ns.load(Ordering::Acquire);
+        if is_first && ended < i64::MAX && before.changed_ns > ended.saturating_add(TICK_NS) {
+            changes.push(Change::ChangedOutside { inode, name: None });
+        }
     }
 
     fn preserve_bytes(

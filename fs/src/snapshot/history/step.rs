@@ -53,8 +53,8 @@ impl Step<'_> {
         match stat() {
             Ok(stat) => {
                 if !self.history.is_newborn(&stat) {
-                    let before = attributes_of(&stat);
-                    self.changes.push(Change::Attributes { inode: handle, before });
+                    let epoch = self.entered.epoch();
+                    self.history.note_attributes(&touched, epoch, &stat, &mut self.changes);
                 }
                 self.notes.push((touched, Noted::Attributes));
             }

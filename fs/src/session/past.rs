@@ -1,0 +1,50 @@
+//! The history of one workspace, as far as it could be opened.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::StoreDirectory;
+use crate::backing::Backing;
+use crate::error_chain::one_line;
+use crate::snapshot::{Archive, History};
+
+/// See the module.
+pub(super) struct PastOf {
+    /// What is kept and where, or why nothing is, as a sentence.
+    pub(super) kept: Result<(PathBuf, Arc<History>), String>,
+    /// Opened by the first question: checking a catalog that was not closed takes its time, and whoever mounts or is
+    /// taken over must not wait for it.
+    archive: Mutex<Option<Arc<Archive>>>,
+}
+
+impl PastOf {
+    /// Goes on with the history in `store`; `None` where none is to be kept.
+    pub(super) fn begin(store: Option<Result<StoreDirectory, String>>, backing: &Backing) -> Self {
+        let kept = match store {
+            Some(Ok(store)) => History::begin(store.fd.as_fd(), backing)
+                .map(|history| (store.path, Arc::new(history)))
+                .map_err(|error| one_line(&error)),
+            Some(Err(reason)) => Err(reason),
+            None => Err("snapshots are turned off in the daemon's config file".to_owned()),
+        };
+        Self { kept, archive: Mutex::default() }
+    }
+
+    pub(super) fn history(&self) -> Option<Arc<History>> {
+        self.kept.as_ref().ok().map(|(_, history)| history.clone())
+    }
+
+    /// Returns the catalog; the first call opens it.
+    pub(super) fn archive(&self) -> Result<Arc<Archive>, String> {
+        let (path, history) = self.kept.as_ref().map_err(Clone::clone)?;
+        let mut archive = self.archive.lock();
+        if let Some(opened) = &*archive {
+            return Ok(opened.clone());
+        }
+        let opened = Archive::open(history.clone(), path).map_err(|error| one_line(&error))?;
+        Ok(archive.insert(Arc::new(opened)).clone())
+    }
+}

@@ -1,0 +1,210 @@
+//! The catalog of one workspace, kept up to date with its log.
+//!
+//! Whoever has a question asks through [`Archive::read`], which folds first what was appended since, so that the answer
+//! knows every change that had begun by then. Any thread may; one folds at a time, and readers have connections of
+//! their own.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use super::catalog::{Applied, Catalog, CatalogError, Past};
+use super::history::{EndError, EpochEnded, History};
+use super::record::{Actor, Entry, SnapshotNote};
+use super::undo_log::{LogPosition, Reader};
+use crate::backing::Backing;
+
+/// Entries that are folded in one transaction.
+const BATCH: usize = 4096;
+/// Connections that are kept open for the next question.
+const MAX_IDLE: usize = 4;
+
+/// Why the past cannot be asked about.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ArchiveError {
+    /// The catalog is of no use.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The log cannot be read.
+    #[error("cannot read the undo log")]
+    Log(#[from] Errno),
+    /// A snapshot could not be taken.
+    #[error(transparent)]
+    End(#[from] EndError),
+}
+
+/// See the module.
+pub(crate) struct Archive {
+    history: Arc<History>,
+    dir: PathBuf,
+    folding: Mutex<Folding>,
+    idle: Mutex<Vec<Past>>,
+    /// A damaged catalog that was moved aside and made again.
+    set_aside: Option<PathBuf>,
+}
+
+struct Folding {
+    catalog: Catalog,
+    reader: Reader,
+    /// What [`super::undo_log::UndoLog::appends`] was when everything was folded.
+    appends: Option<u64>,
+}
+
+impl Folding {
+    fn catch_up(&mut self, history: &History) -> Result<Applied, ArchiveError> {
+        let mut total = Applied::default();
+        let appends = history.log().appends();
+        if self.appends == Some(appends) {
+            return Ok(total);
+        }
+        loop {
+            let batch = self.next_batch()?;
+            if batch.is_empty() {
+                break;
+            }
+            let applied = self.catalog.apply(batch).inspect_err(|_| self.appends = None)?;
+            total.entries += applied.entries;
+            total.rows += applied.rows;
+            total.position = applied.position;
+        }
+        self.appends = Some(appends);
+        Ok(total)
+    }
+
+    fn next_batch(&mut self) -> Result<Vec<(Entry, LogPosition)>, ArchiveError> {
+        let mut batch = Vec::new();
+        while batch.len() < BATCH {
+            match self.reader.next()? {
+                Some(entry) => batch.push((entry, self.reader.position())),
+                None => break,
+            }
+        }
+        Ok(batch)
+    }
+}
+
+impl Archive {
+    /// Opens the catalog in `dir`, which is the store's, and folds what was noted since it was folded last. A catalog
+    /// that is damaged is moved aside and made again from what is left of the log.
+    ///
+    /// # Errors
+    /// See [`ArchiveError`]; history goes on being kept.
+    pub(crate) fn open(history: Arc<History>, dir: &Path) -> Result<Self, ArchiveError> {
+        let mut set_aside = None;
+        let catalog = match Catalog::open(dir) {
+            Err(CatalogError::Missing { .. }) => Catalog::create(dir)?,
+            Err(CatalogError::Damaged { reason, .. }) => {
+                let place = Catalog::set_aside(dir, jiff::Timestamp::now())?;
+                tracing::error!(reason, path = %place.display(), "history catalog is damaged; it is made again from the log");
+                set_aside = Some(place);
+                Catalog::create(dir)?
+            }
+            result => result?,
+        };
+        if let Some(last) = catalog.past().last_ended_epoch()? {
+            history.skip_behind(last).map_err(EndError::from)?;
+        }
+        let reader = history.log().read_from(catalog.past().position()?)?;
+        let folding = Mutex::new(Folding { catalog, reader, appends: None });
+        let archive = Self { history, dir: dir.to_path_buf(), folding, idle: Mutex::default(), set_aside };
+        archive.catch_up()?;
+        Ok(archive)
+    }
+
+    /// Returns what is kept.
+    pub(crate) fn history(&self) -> &Arc<History> {
+        &self.history
+    }
+
+    /// Returns where a damaged catalog was moved when this was opened.
+    pub(crate) fn set_aside(&self) -> Option<&Path> {
+        self.set_aside.as_deref()
+    }
+
+    /// Folds what was noted up to now.
+    ///
+    /// # Errors
+    /// See [`ArchiveError`].
+    pub(crate) fn catch_up(&self) -> Result<Applied, ArchiveError> {
+        self.folding.lock().catch_up(&self.history)
+    }
+
+    /// Runs `change` on the catalog, which is up to date. Nobody can ask meanwhile, so it must not take long.
+    ///
+    /// # Errors
+    /// See [`ArchiveError`].
+    pub(crate) fn with_catalog<T>(
+        &self,
+        change: impl FnOnce(&mut Catalog) -> Result<T, CatalogError>,
+    ) -> Result<T, ArchiveError> {
+        let mut folding = self.folding.lock();
+        folding.catch_up(&self.history)?;
+        Ok(change(&mut folding.catalog)?)
+    }
+
+    /// Returns a connection for questions, which knows everything that was noted before.
+    ///
+    /// # Errors
+    /// See [`ArchiveError`].
+    pub(crate) fn read(&self) -> Result<Reading<'_>, ArchiveError> {
+        self.catch_up()?;
+        let idle = self.idle.lock().pop();
+        let past = match idle {
+            Some(past) => past,
+            None => Past::open(&self.dir)?,
+        };
+        Ok(Reading { past: Some(past), archive: self })
+    }
+
+    /// Takes a snapshot. When this returns it survives the death of every process; a power cut once the store's
+    /// filesystem is synchronised.
+    ///
+    /// # Errors
+    /// See [`ArchiveError`].
+    pub(crate) fn take_snapshot(
+        &self,
+        backing: &Backing,
+        actor: Actor,
+        note: SnapshotNote,
+    ) -> Result<EpochEnded, ArchiveError> {
+        let ended = self.history.end_epoch(backing, actor, Some(note))?;
+        self.catch_up()?;
+        Ok(ended)
+    }
+
+    /// Makes what is folded durable and removes log segments that are not needed any more.
+    ///
+    /// # Errors
+    /// See [`ArchiveError`].
+    pub(crate) fn trim_log(&self) -> Result<(), ArchiveError> {
+        let position = self.folding.lock().catalog.sync()?;
+        self.history.log().remove_before(position)?;
+        Ok(())
+    }
+}
+
+/// A connection on loan.
+pub(crate) struct Reading<'a> {
+    past: Option<Past>,
+    archive: &'a Archive,
+}
+
+impl Deref for Reading<'_> {
+    type Target = Past;
+
+    fn deref(&self) -> &Past {
+        self.past.as_ref().expect("it is given back by drop alone")
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let mut idle = self.archive.idle.lock();
+        if let Some(past) = self.past.take().filter(|_| idle.len() < MAX_IDLE) {
+            idle.push(past);
+        }
+    }
+}
