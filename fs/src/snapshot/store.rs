@@ -40,7 +40,8 @@ pub(crate) enum StoreError {
 /// See the module.
 pub(crate) struct Store {
     dir: OwnedFd,
-    objects: Vec<OwnedFd>,
+    /// A descriptor for each of the directories in it would be 64 a workspace.
+    objects: OwnedFd,
     can_clone: bool,
 }
 
@@ -70,11 +71,10 @@ impl Store {
         {
             return Err(StoreError::Elsewhere);
         }
-        let all = subdirectory(reached.as_fd(), OsStr::new("objects")).map_err(failed("make"))?;
-        let objects = (0..DIRECTORIES)
-            .map(|number| subdirectory(all.as_fd(), OsStr::new(&format!("{number:02x}"))))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(failed("make"))?;
+        let objects = subdirectory(reached.as_fd(), OsStr::new("objects")).map_err(failed("make"))?;
+        for number in 0..DIRECTORIES {
+            subdirectory(objects.as_fd(), OsStr::new(&directory_of(number))).map_err(failed("make"))?;
+        }
         let store = Self { dir: reached, objects, can_clone: false };
         let can_clone = store.probe(root)?;
         Ok(Self { can_clone, ..store })
@@ -119,8 +119,7 @@ impl Store {
     }
 
     fn place(&self, object: ObjectId) -> (BorrowedFd<'_>, String) {
-        let dir = &self.objects[(object.0 % DIRECTORIES) as usize];
-        (dir.as_fd(), format!("{:016x}", object.0))
+        (self.objects.as_fd(), format!("{}/{:016x}", directory_of(object.0 % DIRECTORIES), object.0))
     }
 
     /// Moves the entry `name` of `dir` into the store, whatever it is but a directory.
@@ -202,8 +201,9 @@ impl Store {
     /// # Errors
     /// As reading the directories.
     pub(crate) fn for_each_object(&self, mut visit: impl FnMut(ObjectId)) -> Result<(), Errno> {
-        for dir in &self.objects {
-            for entry in rustix::fs::Dir::read_from(dir)? {
+        for number in 0..DIRECTORIES {
+            let dir = subdirectory(self.objects.as_fd(), OsStr::new(&directory_of(number)))?;
+            for entry in rustix::fs::Dir::new(dir)? {
                 let name = entry?;
                 let number = name.file_name().to_str().ok().filter(|name| name.len() == 16);
                 if let Some(number) = number.and_then(|name| u64::from_str_radix(name, 16).ok()) {
@@ -302,6 +302,10 @@ pub(crate) fn next_data(file: BorrowedFd<'_>, offset: u64) -> Result<Option<u64>
 
 fn size_of(file: BorrowedFd<'_>) -> Result<u64, Errno> {
     u64::try_from(rustix::fs::fstat(file)?.st_size).map_err(|_| Errno::IO)
+}
+
+fn directory_of(number: u64) -> String {
+    format!("{number:02x}")
 }
 
 fn subdirectory(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
