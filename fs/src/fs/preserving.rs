@@ -197,11 +197,12 @@ impl GuardFs {
         }
         self.bind(&mut step, (from.0, from_dir), from.1, Some(source))?;
         self.touch_at(&mut step, from_dir, from.1);
-        let target = self.named_at(to_dir, to.1)?;
+        let is_fleeting = replaced.is_some_and(|victim| self.is_fleeting(to.1, victim));
+        let target = if is_fleeting { None } else { self.named_at(to_dir, to.1)? };
         self.bind(&mut step, (to.0, to_dir), to.1, target)?;
         let mut object = None;
         match replaced {
-            Some(victim) if self.is_fleeting(to.1, victim) => {}
+            Some(_) if is_fleeting => {}
             Some(victim) => object = self.part(&mut step, victim),
             // An exchange, or nothing is there.
             None => self.touch_at(&mut step, to_dir, to.1),

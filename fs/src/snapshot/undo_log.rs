@@ -131,8 +131,9 @@ impl UndoLog {
         if self.current.read().length.load(Ordering::Relaxed) < SEGMENT_BYTES {
             return Ok(());
         }
-        let next = Segment::create(&self.dir, epoch)?;
+        // Under the lock: a reader that sees the next segment takes this one to be complete.
         let mut current = self.current.write();
+        let next = Segment::create(&self.dir, epoch)?;
         // Its tail must not be lost to a later sync of the new one alone.
         rustix::fs::fdatasync(&current.file)?;
         *current = next;
