@@ -24,6 +24,17 @@ pub(crate) enum NoStore {
         /// The workspace's directory.
         path: PathBuf,
     },
+    /// Users would see it.
+    #[error(
+        "{stores} would be inside the workspace, because {dir} is the top of its filesystem; keep the files in a directory below",
+        stores = stores.display(), dir = dir.display()
+    )]
+    InsideWorkspace {
+        /// Where the store would be.
+        stores: PathBuf,
+        /// The workspace.
+        dir: PathBuf,
+    },
     /// A directory cannot be made or opened.
     #[error("cannot {action} {path}", path = path.display())]
     Directory {
@@ -68,6 +79,9 @@ pub(super) fn open_store(
         Some(path) if device_of(path) == Some(device) => path.to_path_buf(),
         _ => of_filesystem()?,
     };
+    if stores.starts_with(dir) {
+        return Err(NoStore::InsideWorkspace { stores, dir: dir.to_path_buf() });
+    }
     let parent = private_directory(None, &stores, stores.as_os_str())?;
     let path = stores.join(id);
     let fd = private_directory(Some(&parent), &path, std::ffi::OsStr::new(id))?;
@@ -109,7 +123,17 @@ mod tests {
 
     fn open(configured: &Path) -> Result<StoreDirectory, NoStore> {
         let device = std::fs::metadata(configured.parent().unwrap()).unwrap().dev();
-        open_store(Some(configured), "w1", (configured, device), &MountTable::default())
+        open_store(Some(configured), "w1", (Path::new("/elsewhere"), device), &MountTable::default())
+    }
+
+    #[test]
+    fn a_store_is_never_inside_its_workspace() {
+        let kept = tempfile::tempdir().unwrap();
+        let device = std::fs::metadata(kept.path()).unwrap().dev();
+        let stores = kept.path().join(".wsguard");
+        let opened = open_store(Some(&stores), "w1", (kept.path(), device), &MountTable::default());
+        assert!(matches!(opened, Err(NoStore::InsideWorkspace { .. })));
+        assert!(!stores.exists());
     }
 
     #[test]

@@ -41,9 +41,10 @@ const MAX_RUN: u64 = 64;
 const MAX_MAPPED_BYTES: u64 = 64 << 20;
 /// How long the end of an epoch waits for operations of the one before it.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How much of the log is looked at for what a worker that died had not carried out: its last operation on each
-/// thread, and many more.
+/// How much of the log is looked at for what a worker that died had not carried out, and how many deletions in it: the
+/// last one of each thread, and many more. Callers wait meanwhile.
 const RECENT_BYTES: u64 = 256 << 10;
+const RECENT_DELETIONS: usize = 256;
 /// Directories that are told apart at most in one epoch.
 const MAX_TOLD: usize = 4096;
 /// A clock that is read coarsely lags by so much at most, nanoseconds.
@@ -164,7 +165,11 @@ impl History {
                 _ => None,
             })
             .collect();
-        for entry in recent {
+        let is_taking = |entry: &&Entry| {
+            let takes = |change: &Change| matches!(change, Change::Content { origin: Origin::TakenAway, .. });
+            entry.changes.iter().any(takes)
+        };
+        for entry in recent.iter().rev().filter(is_taking).take(RECENT_DELETIONS) {
             for change in &entry.changes {
                 let Change::Content { inode, object, origin: Origin::TakenAway, .. } = change else {
                     continue;
