@@ -46,7 +46,7 @@ pub(crate) use directory::DirectoryEntry;
 pub(crate) use open_files::{DataMode, Opened};
 pub use recount::Recounted;
 pub(crate) use refusals::Refused;
-pub(crate) use virtual_dir::{Page, PageSource, is_virtual};
+pub(crate) use virtual_dir::{Page, Pages, RequestLine, is_virtual};
 
 use crate::accounting::Accounting;
 use crate::backing::{Backing, Child, Stat};
@@ -146,7 +146,7 @@ impl GuardFs {
         ownership: OwnershipPolicy,
         seat: Option<Seat>,
         tracker: Arc<Tracker>,
-        pages: PageSource,
+        pages: Pages,
     ) -> Result<Self, Errno> {
         let table = InodeTable::create(memory.clone(), backing.root_handle(), backing.root_device())?;
         let files = HandleTable::new(memory.clone(), FILES, mark::FILES);
@@ -168,7 +168,7 @@ impl GuardFs {
         ownership: OwnershipPolicy,
         seat: Option<Seat>,
         tracker: Arc<Tracker>,
-        pages: PageSource,
+        pages: Pages,
     ) -> Self {
         let (table, registered) = InodeTable::attach(memory.clone(), backing.root_device());
         let ids: FxHashMap<u64, u32> = registered.iter().copied().collect();
@@ -224,7 +224,7 @@ impl GuardFs {
         ownership: OwnershipPolicy,
         seat: Option<Seat>,
         tracker: Arc<Tracker>,
-        pages: PageSource,
+        pages: Pages,
         tables: Tables,
     ) -> Self {
         let Tables { table, files, open_inodes } = tables;

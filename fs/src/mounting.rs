@@ -47,7 +47,7 @@ use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
 use crate::quota::{Account, HostSpace, Ledger};
 use crate::session::{
-    Accounting, LastRecount, OwnershipPolicy, PageSource, Recounted, Refused, Session, SessionError,
+    Accounting, LastRecount, OwnershipPolicy, Pages, Recounted, Refused, Session, SessionError,
     SessionOptions, SessionStats,
 };
 use crate::tracker::Tracker;
@@ -77,7 +77,7 @@ pub(crate) struct MountPlan {
     /// Where its changes are noted.
     pub(crate) tracker: Arc<Tracker>,
     /// Writes what its virtual directory holds.
-    pub(crate) pages: PageSource,
+    pub(crate) pages: Pages,
     /// Which directory it was when it was registered; `None` for a new workspace.
     pub(crate) expected: Option<ExpectedDirectory>,
 }
@@ -342,7 +342,7 @@ fn serve(
         watch_limit: plan.watch_limit,
         seat: seat.map_err(|errno| path_error("look at", &plan.dir, errno))?,
         tracker: Arc::clone(&plan.tracker),
-        pages: Arc::clone(&plan.pages),
+        pages: plan.pages.clone(),
     };
     let notes = SessionNotes::of(plan, payer, backing).to_text();
     let session = Session::start(opened.device, opened.state, copy, options)?;
@@ -527,6 +527,11 @@ impl Mounted {
     /// Returns what the last count found, if it was counted since this worker serves it.
     pub(crate) fn last_recount(&self) -> Option<LastRecount> {
         self.session.last_recount()
+    }
+
+    /// As [`Session::ask_recount`].
+    pub(crate) fn ask_recount(&self) {
+        self.session.ask_recount();
     }
 
     /// Returns the counts since the last call that found a difference which nothing explains.

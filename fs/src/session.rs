@@ -21,7 +21,7 @@ use crate::backing::Backing;
 use crate::fs::GuardFs;
 pub(crate) use crate::fs::Seat;
 pub use crate::fs::{OwnershipPolicy, Recounted};
-pub(crate) use crate::fs::{Page, PageSource, Refused};
+pub(crate) use crate::fs::{Page, Pages, Refused, RequestLine};
 use crate::fuse::connection;
 use crate::quota::{Account, HostSpace};
 use crate::state::Found;
@@ -46,8 +46,8 @@ pub struct SessionOptions {
     pub(crate) seat: Option<Seat>,
     /// Where changes are noted.
     pub(crate) tracker: Arc<Tracker>,
-    /// Writes what the virtual directory holds.
-    pub(crate) pages: PageSource,
+    /// What the virtual directory holds.
+    pub(crate) pages: Pages,
 }
 
 /// Why a session could not start or ended.
@@ -206,6 +206,13 @@ impl Session {
     pub fn recount(&self) -> Result<Recounted, String> {
         let books = self.books.get().ok_or("nothing is counted in this workspace")?;
         books.recount()
+    }
+
+    /// Has the project counted soon, if anything is counted in it.
+    pub(crate) fn ask_recount(&self) {
+        if let Some(books) = self.books.get() {
+            books.ask();
+        }
     }
 
     /// Returns what the last recount found.
