@@ -4,10 +4,11 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    path::Path,
     time::Duration,
 };
 
-use harness::{Daemon, GuardMount, Run, kill, require, wait_until};
+use harness::{Daemon, GuardMount, Run, kill, require, run_as, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -121,6 +122,9 @@ fn log_of_a_workspace_names_who_did_what() {
     assert!(at("renamed be?fore to after") < at("deleted after"), "{text}");
     assert!(lines[at("deleted after")].contains("by uid 0, rm "), "{text}");
     assert!(lines.last().unwrap().starts_with("the latest changes as of 2"), "{text}");
+    let read =
+        |uid| run_as(uid, uid, &[], Path::new("cat")).arg(mount.path().join(".wsguard/log")).output().code;
+    assert_eq!((read(OWNER), read(OWNER + 1)), (0, 1), "it is the owner's");
 }
 
 #[test]

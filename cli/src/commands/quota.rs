@@ -11,7 +11,6 @@ mod forecast;
 mod get;
 mod grace;
 mod import;
-mod notify;
 mod pace;
 mod report;
 mod requests;
@@ -21,6 +20,7 @@ mod shell_hook;
 mod simulate;
 mod subject;
 mod template;
+mod test_notice;
 mod top;
 mod unset;
 
@@ -89,7 +89,7 @@ pub enum QuotaCommand {
     Requests(requests::RequestsArgs),
     Approve(decide::ApproveArgs),
     Deny(decide::DenyArgs),
-    Notify(notify::NotifyArgs),
+    Notify(test_notice::NotifyArgs),
     ShellHook(shell_hook::ShellHookArgs),
 }
 
@@ -117,7 +117,7 @@ pub fn run(args: &QuotaArgs, settings: &Settings, printer: &mut Printer) -> Resu
         QuotaCommand::Requests(args) => requests::run(args, settings, printer),
         QuotaCommand::Approve(args) => decide::approve(args, settings, printer),
         QuotaCommand::Deny(args) => decide::deny(args, settings, printer),
-        QuotaCommand::Notify(args) => notify::run(args, settings, printer),
+        QuotaCommand::Notify(args) => test_notice::run(args, settings, printer),
         QuotaCommand::ShellHook(args) => shell_hook::run(args, settings, printer),
     }
 }

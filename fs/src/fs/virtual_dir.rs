@@ -268,7 +268,12 @@ impl GuardFs {
             return Ok((stat, DIRECTORY_TTL));
         }
         let page = Page::of_node(node).ok_or(Errno::STALE)?;
-        let mode = if page == Page::Request { 0o644 } else { 0o444 };
+        let mode = match page {
+            Page::Request => 0o644,
+            // It names what lies in directories that not everybody may read.
+            Page::Log => 0o400,
+            Page::Quota | Page::QuotaJson | Page::Notices | Page::Top | Page::QuotaLine => 0o444,
+        };
         stat.stx_mode = (libc::S_IFREG | mode) as u16;
         stat.stx_nlink = 1;
         stat.stx_size = self.virtual_dir.text(page).len() as u64;
