@@ -3,6 +3,8 @@
 //! While a worker is replaced, a connection waits for the next one. A question that was cut off by the end of a worker
 //! is asked again; anything else is not, because it may have been done.
 
+mod notices;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

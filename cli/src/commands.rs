@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod events;
 pub mod log;
 pub mod ls;
+pub mod metrics;
 pub mod mount;
 pub mod quota;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub fn run(command: &Command, settings: &Settings, printer: &mut Printer) -> Res
         Command::Usage(args) => usage::run(args, settings, printer),
         Command::Clean(args) => clean::run(args, settings, printer),
         Command::Sync(args) => sync::run(args, settings, printer),
+        Command::Metrics(args) => metrics::run(args, settings, printer),
         Command::Quota(args) => quota::run(args, settings, printer),
         Command::Doctor(args) => doctor::run(args, settings, printer),
         Command::Daemon(args) => daemon::run(args, settings, printer),

@@ -10,6 +10,7 @@
 
 mod counters;
 mod quota;
+mod requests;
 mod rows;
 mod schema;
 

@@ -4,6 +4,9 @@
 //! first two into [`DaemonOptions`]; this module adds the file and the defaults.
 //! Every error names the file, the line, the key and, for a misspelt key, the nearest valid one.
 
+mod delivery;
+
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +14,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 use wsguard_api::{DEFAULT_CONFIG_FILE, DEFAULT_RUNTIME_DIR, DEFAULT_STATE_DIR};
+
+use delivery::{DELIVERY_KEYS, DeliveryTable, METRICS_KEYS, MetricsTable};
+pub use delivery::{DeliverySettings, MailRelay, MailSettings, WebhookSettings};
 
 /// Overrides `[log] level`; read nowhere else.
 pub const LOG_ENV: &str = "WSGUARD_LOG";
@@ -66,6 +72,8 @@ const KEYS: &[(&str, &[&str])] = &[
     ("quota", &["admin-group", "min-free-mebibytes"]),
     ("history", &["max-mebibytes", "max-days"]),
     ("snapshots", &["enabled", "store"]),
+    ("delivery", DELIVERY_KEYS),
+    ("metrics", METRICS_KEYS),
     ("log", &["level", "format"]),
 ];
 
@@ -171,6 +179,10 @@ pub struct Config {
     pub keeps_history: bool,
     /// A directory for what is kept of workspaces on its filesystem; `None` for `.wsguard` at the top of each.
     pub store: Option<PathBuf>,
+    /// How notices reach people.
+    pub delivery: DeliverySettings,
+    /// Where metrics are served beside the control socket, to whoever reaches it.
+    pub metrics_listen: Option<SocketAddr>,
     /// A filter as `tracing` understands it, such as `info` or `wsguard_fs=debug`.
     pub log_level: String,
     /// How log lines look.
@@ -187,6 +199,8 @@ struct File {
     quota: QuotaTable,
     history: HistoryTable,
     snapshots: SnapshotsTable,
+    delivery: DeliveryTable,
+    metrics: MetricsTable,
     log: LogTable,
 }
 
@@ -336,6 +350,8 @@ fn resolve(
             .or(file.snapshots.store)
             .map(|path| absolute("store", path, lines))
             .transpose()?,
+        delivery: file.delivery.resolve(lines)?,
+        metrics_listen: file.metrics.resolve(lines)?,
         log_level: checked_level(env_level, file.log.level, lines)?,
         log_format: file.log.format,
     })
@@ -587,6 +603,41 @@ mod tests {
         let options = DaemonOptions { runtime_dir: Some("relative".into()), ..DaemonOptions::default() };
         let error = load_with("", &options, None).unwrap_err().to_string();
         assert!(error.starts_with("command line or environment: runtime-dir = relative"), "{error}");
+    }
+
+    #[test]
+    fn channels_are_off_but_for_the_login_file_and_say_what_they_lack() {
+        let config = load("").unwrap();
+        assert!(config.delivery.login && !config.delivery.terminals);
+        assert_eq!(
+            (config.delivery.mail, config.delivery.webhook, config.metrics_listen),
+            (None, None, None)
+        );
+        let delivery = load(
+            "[delivery]\nterminals = true\nmail-relay = \"sendmail\"\nmail-from = \"w@x.org\"\n\
+             mail-to = \"{user}@x.org\"\nwebhook-url = \"https://h.x.org/w\"\nper-hour = 3\n",
+        )
+        .unwrap()
+        .delivery;
+        assert_eq!(delivery.mail.unwrap().relay, MailRelay::Sendmail("/usr/sbin/sendmail".into()));
+        assert_eq!((delivery.per_hour, delivery.webhook.unwrap().timeout), (3, Duration::from_secs(5)));
+        for (text, expected) in [
+            ("mail-relay = \"x\"", "mail-relay = x: give smtp://"),
+            ("mail-relay = \"smtp://r\"", "mail-from = : give the address"),
+            ("webhook-url = \"ftp://x\"", "webhook-url = ftp://x: give a url"),
+            ("per-hour = 0", "per-hour = 0: give 1 to 1000"),
+            (
+                "mail-relay = \"smtp://r\"\nmail-from = \"a@b\"\nmail-user = \"u\"",
+                "mail-user = u: give mail-password-file",
+            ),
+        ] {
+            let error = load(&format!("[delivery]\n{text}\n")).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let error = load("[metrics]\nlisten = \"9464\"\n").unwrap_err().to_string();
+        assert!(error.contains("listen = 9464: give an address and a port"), "{error}");
+        let error = load("[delivery]\nlogins = true\n").unwrap_err().to_string();
+        assert!(error.contains("did you mean \"delivery.login\"?"), "{error}");
     }
 
     #[test]

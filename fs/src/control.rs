@@ -6,6 +6,7 @@
 //! change anything.
 
 mod history;
+mod metrics;
 mod peer;
 mod quota;
 mod routes;
@@ -26,6 +27,7 @@ use wsguard_api::{ApiError, ErrorCode, SOCKET_NAME};
 
 pub(crate) use status::{Greeted, WorkerFacts};
 
+use crate::delivery::Delivery;
 use crate::events::EventLog;
 use crate::tracker::Recorder;
 use crate::usage::UsageService;
@@ -50,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) usage: Arc<UsageService>,
     /// What happens beside that.
     pub(crate) events: Arc<EventLog>,
+    /// How people hear of it.
+    pub(crate) delivery: Arc<Delivery>,
 }
 
 /// A socket that listens, held by the keeper; clients that connect wait until a worker serves it. It goes with this
@@ -142,12 +146,18 @@ impl ControlServer {
         let (stop, mut stopped) = watch::channel(false);
         let listener = std::os::unix::net::UnixListener::from(listener);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let router = routes::router(facts, parts);
+        let metrics_listen = facts.metrics_listen();
+        let shared = routes::shared(facts, parts);
+        let router = routes::router(Arc::clone(&shared));
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
             if ready.recv_timeout(patience).is_err() {
                 warn!(seconds = patience.as_secs(), "not everything is mounted yet");
             }
             runtime.block_on(async move {
+                if let Some(address) = metrics_listen {
+                    // Ends with the runtime.
+                    drop(tokio::spawn(metrics::serve(address, shared)));
+                }
                 if let Err(error) = serve(listener, router, &mut stopped).await {
                     error!(error = %error, "control socket is not served");
                 }

@@ -48,7 +48,7 @@ pub(crate) use directory::DirectoryEntry;
 pub(crate) use open_files::{DataMode, Opened};
 pub use recount::Recounted;
 pub(crate) use refusals::Refused;
-pub(crate) use virtual_dir::{Page, PageSource, is_virtual};
+pub(crate) use virtual_dir::{Page, Pages, RequestLine, is_virtual};
 
 use crate::accounting::Accounting;
 use crate::backing::{Backing, Child, Stat};
@@ -151,7 +151,7 @@ impl GuardFs {
         ownership: OwnershipPolicy,
         seat: Option<Seat>,
         tracker: Arc<Tracker>,
-        pages: PageSource,
+        pages: Pages,
         history: Option<Arc<History>>,
     ) -> Result<Self, Errno> {
         let table = InodeTable::create(memory.clone(), backing.root_handle(), backing.root_device())?;
@@ -174,7 +174,7 @@ impl GuardFs {
         ownership: OwnershipPolicy,
         seat: Option<Seat>,
         tracker: Arc<Tracker>,
-        pages: PageSource,
+        pages: Pages,
         history: Option<Arc<History>>,
     ) -> Self {
         let (table, registered) = InodeTable::attach(memory.clone(), backing.root_device());
@@ -232,7 +232,7 @@ impl GuardFs {
         ownership: OwnershipPolicy,
         seat: Option<Seat>,
         tracker: Arc<Tracker>,
-        pages: PageSource,
+        pages: Pages,
         history: Option<Arc<History>>,
         tables: Tables,
     ) -> Self {

@@ -332,6 +332,13 @@ impl Filesystem for GuardFuse {
             WriteOrigin::Privileged
         };
         let (running, flags) = (self.begin(request, "write"), convert::open_flags(flags.0));
+        if is_virtual(ino.0) {
+            let taken = running.check().and_then(|()| self.0.write_virtual(caller(request), fh.0, data));
+            return match taken {
+                Ok(length) => reply.written(u32::try_from(length).unwrap_or(u32::MAX)),
+                Err(error) => reply.error(errno(error)),
+            };
+        }
         let written = self.0.write(&running, fh.0, offset, data, origin, flags, caller(request));
         match self.noted(request, (ino, None), written) {
             // At most the request's own length, which is a u32.

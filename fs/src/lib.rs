@@ -17,6 +17,7 @@ mod changed_outside;
 pub mod config;
 mod control;
 pub mod daemon;
+mod delivery;
 mod error_chain;
 mod events;
 mod fail_point;

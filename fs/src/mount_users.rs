@@ -43,6 +43,18 @@ pub(crate) fn find(devices: &[DeviceNumber], but: &[u32]) -> Vec<Vec<MountUser>>
     users
 }
 
+/// Returns a process, the first one, of each container in whose mount namespace one of `devices` is mounted.
+pub(crate) fn containers(devices: &[DeviceNumber]) -> Vec<u32> {
+    let own_namespace = std::fs::read_link("/proc/self/ns/mnt").ok();
+    let mut seen: BTreeSet<PathBuf> = own_namespace.into_iter().collect();
+    let has_one = |pid: &u32| {
+        let process = processes::directory(*pid);
+        let mounted = mounted_elsewhere(&process, &mut seen);
+        devices.iter().any(|device| mounted.contains(device)) && processes::container(&process).is_some()
+    };
+    processes::all().into_iter().filter(has_one).collect()
+}
+
 fn add_users<'a>(
     users: &mut Vec<MountUser>,
     pid: u32,

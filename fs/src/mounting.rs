@@ -48,7 +48,7 @@ use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
 use crate::quota::{Account, HostSpace, Ledger};
 use crate::session::{
-    Accounting, LastRecount, OwnershipPolicy, PageSource, Recounted, Refused, Session, SessionError,
+    Accounting, LastRecount, OwnershipPolicy, Pages, Recounted, Refused, Session, SessionError,
     SessionOptions, SessionStats, StoreDirectory,
 };
 use crate::tracker::Tracker;
@@ -80,7 +80,7 @@ pub(crate) struct MountPlan {
     /// Where its changes are noted.
     pub(crate) tracker: Arc<Tracker>,
     /// Writes what its virtual directory holds.
-    pub(crate) pages: PageSource,
+    pub(crate) pages: Pages,
     /// Which directory it was when it was registered; `None` for a new workspace.
     pub(crate) expected: Option<ExpectedDirectory>,
 }
@@ -371,7 +371,7 @@ fn serve(
         watch_limit: plan.watch_limit,
         seat: seat.map_err(|errno| path_error("look at", &plan.dir, errno))?,
         tracker: Arc::clone(&plan.tracker),
-        pages: Arc::clone(&plan.pages),
+        pages: plan.pages.clone(),
         history: plan.history.as_ref().map(|history| history.open(&plan.id, &plan.dir, root, table)),
     };
     let notes = SessionNotes::of(plan, payer, backing).to_text();
@@ -557,6 +557,11 @@ impl Mounted {
     /// Returns what the last count found, if it was counted since this worker serves it.
     pub(crate) fn last_recount(&self) -> Option<LastRecount> {
         self.session.last_recount()
+    }
+
+    /// As [`Session::ask_recount`].
+    pub(crate) fn ask_recount(&self) {
+        self.session.ask_recount();
     }
 
     /// Returns the counts since the last call that found a difference which nothing explains.

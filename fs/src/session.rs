@@ -22,7 +22,7 @@ use crate::backing::Backing;
 use crate::fs::GuardFs;
 pub(crate) use crate::fs::Seat;
 pub use crate::fs::{OwnershipPolicy, Recounted};
-pub(crate) use crate::fs::{Page, PageSource, Refused};
+pub(crate) use crate::fs::{Page, Pages, Refused, RequestLine};
 use crate::fuse::connection;
 use crate::quota::{Account, HostSpace};
 use crate::snapshot::Archive;
@@ -48,8 +48,8 @@ pub struct SessionOptions {
     pub(crate) seat: Option<Seat>,
     /// Where changes are noted.
     pub(crate) tracker: Arc<Tracker>,
-    /// Writes what the virtual directory holds.
-    pub(crate) pages: PageSource,
+    /// What the virtual directory holds.
+    pub(crate) pages: Pages,
     /// The directory in which what is deleted and overwritten is kept, or why there is none; `None` if it is not to be
     /// kept.
     pub(crate) history: Option<Result<StoreDirectory, String>>,
@@ -233,6 +233,13 @@ impl Session {
     pub fn recount(&self) -> Result<Recounted, String> {
         let books = self.books.get().ok_or("nothing is counted in this workspace")?;
         books.recount()
+    }
+
+    /// Has the project counted soon, if anything is counted in it.
+    pub(crate) fn ask_recount(&self) {
+        if let Some(books) = self.books.get() {
+            books.ask();
+        }
     }
 
     /// Returns what the last recount found.

@@ -30,6 +30,7 @@ mod updater;
 mod walker;
 
 pub(crate) use clean::{CleanSubject, plan};
+pub(crate) use kind::is_checkpoint_name;
 pub(crate) use query::{Subject, UsageQuery, growth, report};
 pub(crate) use service::UsageService;
 pub(crate) use store::UsageError;

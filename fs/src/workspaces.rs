@@ -5,8 +5,10 @@
 //! but no `status`. Requests reach it as [`Job`]s through [`Jobs`].
 
 mod busy;
+mod counts;
 mod discovery;
 mod driver;
+mod forecasts;
 mod growth;
 mod jobs;
 mod notices;
@@ -15,10 +17,16 @@ mod quota;
 mod quota_board;
 mod quota_keeper;
 mod rebinding;
+mod recent;
 mod registry;
+mod request_desk;
+mod requests;
+mod samples;
 mod start;
 mod unmounting;
 
 pub(crate) use driver::Driver;
 pub(crate) use jobs::{AfterUnmount, Job, Jobs, Reply, stopping_error};
+pub(crate) use notices::past_notices;
 pub(crate) use registry::{Guard, Place, Registry, Viewer};
+pub(crate) use samples::{Sample, compare};

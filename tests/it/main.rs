@@ -15,9 +15,13 @@ mod coherence;
 #[cfg(test)]
 mod containers;
 #[cfg(test)]
+mod delivery;
+#[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod many;
+#[cfg(test)]
+mod metrics;
 #[cfg(test)]
 mod plain_files;
 #[cfg(test)]
@@ -26,6 +30,8 @@ mod quota;
 mod rebind;
 #[cfg(test)]
 mod repair;
+#[cfg(test)]
+mod requests;
 #[cfg(test)]
 mod roots;
 #[cfg(test)]

@@ -89,7 +89,7 @@ fn directory_is_found_by_name_and_never_listed() {
     assert_eq!(fs::read_dir(mount.backing_path()).unwrap().count(), 1);
     let mut inside = names(&mount.path().join(".wsguard"));
     inside.sort_unstable();
-    assert_eq!(inside, ["notices", "quota", "quota.json", "top"].map(PathBuf::from));
+    assert_eq!(inside, ["log", "notices", "quota", "quota.json", "request", "top"].map(PathBuf::from));
     let copy = mount.path().join("copy");
     Run::new("cp").arg(mount.path().join(".wsguard/quota")).arg(&copy).ok();
     assert!(fs::read_to_string(&copy).unwrap().starts_with("project"));

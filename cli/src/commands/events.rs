@@ -128,6 +128,10 @@ fn word(kind: EventKind) -> &'static str {
         EventKind::QuotaRefused => "write refused",
         EventKind::QuotaChanged => "quota changed",
         EventKind::QuotaDrift => "quota recount",
+        EventKind::QuotaForecast => "quota forecast",
+        EventKind::QuotaRequested => "more room asked",
+        EventKind::QuotaDecided => "request decided",
+        EventKind::NoticeTest => "test",
     }
 }
 

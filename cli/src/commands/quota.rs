@@ -5,6 +5,7 @@ mod audit;
 mod boost;
 mod change;
 mod check;
+mod decide;
 mod explain;
 mod forecast;
 mod get;
@@ -12,11 +13,14 @@ mod grace;
 mod import;
 mod pace;
 mod report;
+mod requests;
 mod rows;
 mod set;
+mod shell_hook;
 mod simulate;
 mod subject;
 mod template;
+mod test_notice;
 mod top;
 mod unset;
 
@@ -82,6 +86,11 @@ pub enum QuotaCommand {
     Import(import::ImportArgs),
     Check(check::CheckArgs),
     Audit(audit::AuditArgs),
+    Requests(requests::RequestsArgs),
+    Approve(decide::ApproveArgs),
+    Deny(decide::DenyArgs),
+    Notify(test_notice::NotifyArgs),
+    ShellHook(shell_hook::ShellHookArgs),
 }
 
 /// Runs one of them.
@@ -105,5 +114,10 @@ pub fn run(args: &QuotaArgs, settings: &Settings, printer: &mut Printer) -> Resu
         QuotaCommand::Import(args) => import::run(args, printer),
         QuotaCommand::Check(args) => check::run(args, settings, printer),
         QuotaCommand::Audit(args) => audit::run(args, settings, printer),
+        QuotaCommand::Requests(args) => requests::run(args, settings, printer),
+        QuotaCommand::Approve(args) => decide::approve(args, settings, printer),
+        QuotaCommand::Deny(args) => decide::deny(args, settings, printer),
+        QuotaCommand::Notify(args) => test_notice::run(args, settings, printer),
+        QuotaCommand::ShellHook(args) => shell_hook::run(args, settings, printer),
     }
 }

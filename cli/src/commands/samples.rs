@@ -104,6 +104,7 @@ pub(crate) fn status() -> DaemonStatus {
         open_fds: 43,
         fd_limit: 20_000,
         resident_bytes: 12 << 20,
+        delivery: Vec::new(),
         warnings: vec!["the catalog is on a slow disk".into()],
         workspaces: vec![workspace("bert"), failed],
     }

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
-use wsguard_api::{DaemonStatus, Program, UpgradeEvent, UpgradeOutcome, WorkerEvent, WorkspaceState};
+use wsguard_api::{
+    DaemonStatus, DeliveryChannel, DeliveryStatus, Program, UpgradeEvent, UpgradeOutcome, WorkerEvent,
+    WorkspaceState,
+};
 
 use crate::client::Client;
 use crate::commands::workspace_rows::{
@@ -95,9 +98,32 @@ fn daemon_facts(status: &DaemonStatus, socket: &str, view: &View) -> Vec<(&'stat
         ("roots", roots),
         ("memory", bytes(status.resident_bytes)),
         ("files", format!("{} of {} descriptors open", status.open_fds, status.fd_limit)),
-        ("workspaces", workspaces_line(status)),
     ]);
+    facts.extend(notices_line(status).map(|line| ("notices", line)));
+    facts.push(("workspaces", workspaces_line(status)));
     facts
+}
+
+/// Channels that are on, with what did not get through. The login message alone, and in order, is no news.
+fn notices_line(status: &DaemonStatus) -> Option<String> {
+    let channel = |channel: &DeliveryStatus| {
+        let mut text = format!("{} {} sent", channel.channel.word(), channel.delivered);
+        let rest = [
+            (channel.failed, "failed"),
+            (channel.dropped, "dropped"),
+            (channel.suppressed, "over the hourly limit"),
+        ];
+        for (number, what) in rest.iter().filter(|(number, _)| *number > 0) {
+            text.push_str(&format!(", {number} {what}"));
+        }
+        text
+    };
+    let is_news = |channel: &&DeliveryStatus| {
+        let has_lost = channel.failed + channel.dropped + channel.suppressed > 0;
+        channel.is_enabled && (has_lost || channel.channel != DeliveryChannel::Login)
+    };
+    let on: Vec<String> = status.delivery.iter().filter(is_news).map(channel).collect();
+    (!on.is_empty()).then(|| on.join("; "))
 }
 
 fn daemon_line(status: &DaemonStatus, now: Timestamp) -> String {
@@ -226,6 +252,26 @@ fn table(status: &DaemonStatus, view: &View) -> String {
 mod tests {
     use super::*;
     use crate::commands::samples::{plain, program, status, view};
+
+    #[test]
+    fn notices_are_told_of_where_a_channel_is_configured_or_fails() {
+        let of = |channel, failed| DeliveryStatus {
+            channel,
+            is_enabled: true,
+            delivered: 7,
+            failed,
+            suppressed: 0,
+            dropped: 2 * failed,
+            last_error: None,
+            last_error_at: None,
+        };
+        let line = |delivery| notices_line(&DaemonStatus { delivery, ..status() });
+        assert_eq!(line(vec![of(DeliveryChannel::Login, 0)]), None);
+        let both = line(vec![of(DeliveryChannel::Login, 1), of(DeliveryChannel::Mail, 0)]).unwrap();
+        assert_eq!(both, "login 7 sent, 1 failed, 2 dropped; mail 7 sent");
+        let off = DeliveryStatus { is_enabled: false, ..of(DeliveryChannel::Webhook, 1) };
+        assert_eq!(line(vec![off]), None);
+    }
 
     #[test]
     fn screen_fits_80_columns_and_24_lines() {

@@ -28,6 +28,14 @@ pub enum EventKind {
     QuotaChanged,
     /// Usage was counted anew and differed.
     QuotaDrift,
+    /// The next checkpoint will probably not fit.
+    QuotaForecast,
+    /// Somebody asked for more room.
+    QuotaRequested,
+    /// An administrator decided about it.
+    QuotaDecided,
+    /// Somebody tries whether notices get through. Delivered, and never among the events.
+    NoticeTest,
 }
 
 /// Something that an operator or the workspace's owner may want to know.

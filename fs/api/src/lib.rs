@@ -28,10 +28,15 @@
 //! | `GET /quota/explain?path=PATH` | – | [`Explanation`] |
 //! | `GET /quota/audit?limit=N` | – | [`AuditList`] |
 //! | `POST /quota/check` | [`CheckRequest`] | [`CheckReport`] |
+//! | `GET /quota/requests?all=BOOL` | – | [`BoostRequestList`] |
+//! | `POST /quota/requests/{id}` | [`BoostDecision`] | [`BoostAnswer`] |
+//! | `POST /quota/notify` | [`NotifyRequest`] | [`NotifyReport`] |
+//! | `GET /metrics` | – | OpenMetrics text |
 //! | `POST /upgrade` | [`UpgradeRequest`] | [`UpgradeAccepted`] |
 //!
 //! Every error answer is an [`ApiError`] with the HTTP status of its [`ErrorCode`].
 
+mod delivery;
 mod error;
 mod event;
 mod history;
@@ -40,6 +45,9 @@ mod upgrade;
 mod usage;
 mod workspace;
 
+pub use delivery::{
+    DeliveryChannel, DeliveryStatus, NotifyOutcome, NotifyReport, NotifyRequest, NotifyResult,
+};
 pub use error::{ApiError, ErrorCode};
 pub use event::{Event, EventKind, EventList};
 pub use history::{
@@ -47,10 +55,11 @@ pub use history::{
     TopWorkspace, TopWriter,
 };
 pub use quota::{
-    AccountingMode, AuditEntry, AuditList, Binding, Boost, Bound, Bounds, CheckReport, CheckRequest,
-    Counting, ExplainStep, ExplainedScope, Explanation, GroupMembers, LastRecount, LimitSource, LimitSpec,
-    Limits, PolicyDocument, PolicyRecord, PolicyTarget, QuotaChange, QuotaEdit, QuotaErrno, QuotaField,
-    QuotaHit, QuotaMode, QuotaPlan, QuotaReport, QuotaRequest, QuotaRow, QuotaState, ScopeRef, Usage,
+    AccountingMode, AuditEntry, AuditList, Binding, Boost, BoostAnswer, BoostDecision, BoostRequest,
+    BoostRequestList, Bound, Bounds, CheckReport, CheckRequest, Counting, ExplainStep, ExplainedScope,
+    Explanation, GroupMembers, LastRecount, LimitSource, LimitSpec, Limits, PolicyDocument, PolicyRecord,
+    PolicyTarget, QuotaChange, QuotaEdit, QuotaErrno, QuotaField, QuotaHit, QuotaMode, QuotaPlan,
+    QuotaReport, QuotaRequest, QuotaRow, QuotaState, RequestState, ScopeRef, Usage, Verdict,
 };
 pub use upgrade::{Program, UpgradeAccepted, UpgradeEvent, UpgradeOutcome, UpgradeRequest};
 pub use usage::{

@@ -2,6 +2,7 @@
 
 mod policy;
 mod report;
+mod request;
 mod scope;
 
 pub use policy::{
@@ -12,4 +13,5 @@ pub use report::{
     AccountingMode, AuditEntry, AuditList, Binding, CheckReport, CheckRequest, Counting, ExplainStep,
     ExplainedScope, Explanation, LastRecount, LimitSource, QuotaReport, QuotaRow, QuotaState,
 };
+pub use request::{BoostAnswer, BoostDecision, BoostRequest, BoostRequestList, RequestState, Verdict};
 pub use scope::{Boost, Limits, PolicyTarget, QuotaErrno, QuotaMode, ScopeRef};

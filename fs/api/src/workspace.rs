@@ -259,6 +259,9 @@ pub struct DaemonStatus {
     pub fd_limit: u64,
     /// The worker's resident memory, bytes.
     pub resident_bytes: u64,
+    /// How notices get through, a channel each.
+    #[serde(default)]
+    pub delivery: Vec<crate::DeliveryStatus>,
     /// What is degraded, one line each; empty when nothing is.
     pub warnings: Vec<String>,
     /// Registered workspaces by name.

@@ -163,7 +163,7 @@ impl Catalog {
     }
 }
 
-fn all<T>(
+pub(super) fn all<T>(
     connection: &Connection,
     sql: &str,
     mut row: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
@@ -269,7 +269,7 @@ fn insert_boost(transaction: &Transaction<'_>, scope: &ScopeRef, boost: &Boost) 
     Ok(())
 }
 
-fn insert_audit(transaction: &Transaction<'_>, audit: &NewAudit<'_>) -> rusqlite::Result<()> {
+pub(super) fn insert_audit(transaction: &Transaction<'_>, audit: &NewAudit<'_>) -> rusqlite::Result<()> {
     for change in audit.changes {
         transaction.execute(
             "INSERT INTO quota_audit (at_us, uid, subject, field, before, after, reason) \
@@ -343,12 +343,12 @@ fn scope(kind: String, key: String) -> rusqlite::Result<ScopeRef> {
     }
 }
 
-fn moment(column: usize, microseconds: i64) -> rusqlite::Result<Timestamp> {
+pub(super) fn moment(column: usize, microseconds: i64) -> rusqlite::Result<Timestamp> {
     Timestamp::from_microsecond(microseconds)
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Integer, Box::new(error)))
 }
 
-fn unknown(column: usize, value: &str) -> rusqlite::Error {
+pub(super) fn unknown(column: usize, value: &str) -> rusqlite::Error {
     let reason = format!("{value:?} is not a known value").into();
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, reason)
 }

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{CatalogError, classify};
 
 /// The format this version writes; `PRAGMA user_version` of the file. 0 is a new file.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// `STEPS[n]` leads from format `n` to `n + 1`; never changed once released.
 const STEPS: [&str; VERSION as usize] = [
@@ -91,6 +91,27 @@ const STEPS: [&str; VERSION as usize] = [
         watermark_inodes  INTEGER NOT NULL,
         is_clean          INTEGER NOT NULL CHECK (is_clean IN (0, 1))
     ) STRICT;
+",
+    // What users ask for from inside a workspace. `decided_us` is NULL while it waits.
+    "
+    CREATE TABLE boost_request (
+        id         INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,
+        workspace  TEXT NOT NULL,
+        name       TEXT NOT NULL,
+        owner_uid  INTEGER NOT NULL,
+        by_uid     INTEGER NOT NULL,
+        command    TEXT NOT NULL,
+        bytes      INTEGER NOT NULL,
+        inodes     INTEGER NOT NULL,
+        seconds    INTEGER NOT NULL,
+        reason     TEXT NOT NULL,
+        at_us      INTEGER NOT NULL,
+        state      TEXT NOT NULL CHECK (state IN ('pending', 'approved', 'denied')),
+        decided_us INTEGER,
+        decided_by INTEGER,
+        answer     TEXT
+    ) STRICT;
+    CREATE INDEX boost_request_by_workspace ON boost_request (workspace, id);
 ",
 ];
 

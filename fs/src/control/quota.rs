@@ -2,27 +2,33 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
+use axum::response::Response;
 use axum::routing::{get, post};
 use jiff::Timestamp;
 use serde::Deserialize;
 use wsguard_api::{
-    ApiError, AuditList, CheckReport, CheckRequest, ErrorCode, Explanation, PolicyDocument, QuotaPlan,
-    QuotaReport, QuotaRequest, SCHEMA_VERSION, Usage,
+    ApiError, AuditList, BoostAnswer, BoostDecision, BoostRequestList, CheckReport, CheckRequest, ErrorCode,
+    Explanation, NotifyReport, NotifyRequest, NotifyResult, PolicyDocument, QuotaPlan, QuotaReport,
+    QuotaRequest, SCHEMA_VERSION, Usage,
 };
 
+use super::metrics;
 use super::peer::Peer;
-use super::routes::{Answer, Caller, Context, Shared, ask, parse};
-use crate::workspaces::{Guard, Job, Viewer};
+use super::routes::{Answer, Caller, Context, Refusal, Shared, ask, look_up, parse};
+use crate::workspaces::{Guard, Job, Sample, Viewer, compare};
 
 /// Largest request body, bytes: a policy of 20,000 users.
 const BODY_LIMIT: usize = 4 << 20;
+
+/// How long a test notice may take: three attempts at a webhook of five seconds each, with the pauses.
+const NOTIFY_PATIENCE: Duration = Duration::from_secs(25);
 
 /// Changes that are told unless the question says how many.
 const AUDIT_DEFAULT: u32 = 100;
@@ -38,6 +44,10 @@ pub(super) fn router() -> Router<Arc<Shared>> {
         .route("/quota/explain", get(get_explanation))
         .route("/quota/audit", get(get_audit))
         .route("/quota/check", post(post_check))
+        .route("/quota/requests", get(get_requests))
+        .route("/quota/requests/{id}", post(post_decision))
+        .route("/quota/notify", post(post_notify))
+        .route("/metrics", get(get_metrics))
 }
 
 /// Returns the number of the administrators' group as `/etc/group` has it now: it may be made after the start.
@@ -132,6 +142,9 @@ async fn post_check(
     let request: CheckRequest = parse(body, BODY_LIMIT)?;
     let Guard { id, name, mounted } = shared.registry.guard(&request.workspace, seen_by)?;
     let started = Instant::now();
+    if request.is_sample {
+        return Ok(Json(sample(shared, id, name, started).await?));
+    }
     // Its own thread: a million files take seconds, and other requests must not wait.
     let counted = tokio::task::spawn_blocking(move || mounted.recount()).await;
     let found = match counted {
@@ -153,8 +166,96 @@ async fn post_check(
         counted: Usage { bytes: found.bytes, inodes: found.inodes },
         drift_bytes: found.drift_bytes,
         drift_inodes: found.drift_inodes,
-        elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        elapsed_ms: elapsed_ms(started),
+        is_sample: false,
     }))
+}
+
+fn elapsed_ms(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Compares the counters with the usage index, as the nightly sample does.
+async fn sample(
+    shared: Arc<Shared>,
+    id: String,
+    name: String,
+    started: Instant,
+) -> Result<CheckReport, ApiError> {
+    let compared = look_up("the comparison with the usage index", {
+        let id = id.clone();
+        move || Ok(compare(&shared.registry, &shared.usage, &shared.recorder, &id))
+    });
+    match compared.await? {
+        Some(Sample::Compared { indexed, drift_bytes, drift_inodes }) => Ok(CheckReport {
+            schema: SCHEMA_VERSION,
+            id,
+            name,
+            counted: indexed,
+            drift_bytes,
+            drift_inodes,
+            elapsed_ms: elapsed_ms(started),
+            is_sample: true,
+        }),
+        Some(Sample::Busy) | None => {
+            let message = format!("there is nothing to compare in {name}: it is in use, or being counted");
+            Err(ApiError::new(ErrorCode::Conflict, message)
+                .with_hint("try again when nobody writes, or count it: `wsguard quota check`"))
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RequestsQuery {
+    all: bool,
+}
+
+async fn get_requests(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    query: Result<Query<RequestsQuery>, QueryRejection>,
+) -> Answer<BoostRequestList> {
+    let Query(RequestsQuery { all }) = query.map_err(wrong_query)?;
+    let seen_by = viewer(&peer, shared.facts.admin_group())?;
+    let mut items = ask(&shared.jobs, |reply| Job::BoostRequests(!all, reply)).await?;
+    items.retain(|request| seen_by.sees(request.owner_uid));
+    Ok(Json(BoostRequestList { schema: SCHEMA_VERSION, items }))
+}
+
+async fn post_decision(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    Path(id): Path<u64>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<BoostAnswer> {
+    let group = shared.facts.admin_group();
+    let uid = peer.require_quota_admin(admins(group), group)?;
+    let decision: Box<BoostDecision> = parse(body, BODY_LIMIT)?;
+    Ok(Json(ask(&shared.jobs, |reply| Job::Decide(uid, id, decision, reply)).await?))
+}
+
+async fn post_notify(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<NotifyReport> {
+    let group = shared.facts.admin_group();
+    let uid = peer.require_quota_admin(admins(group), group)?;
+    let request: NotifyRequest = parse(body, BODY_LIMIT)?;
+    let notice = shared.registry.test_notice(request.workspace.as_deref(), uid)?;
+    let delivery = Arc::clone(&shared.delivery);
+    let sent = look_up("the test notice", move || {
+        Ok(delivery.send_and_wait(notice, request.channel, NOTIFY_PATIENCE))
+    });
+    let items = sent.await?.into_iter().map(|(channel, outcome)| NotifyResult { channel, outcome }).collect();
+    Ok(Json(NotifyReport { schema: SCHEMA_VERSION, items }))
+}
+
+async fn get_metrics(State(shared): Context, ConnectInfo(peer): Caller) -> Result<Response, Refusal> {
+    let group = shared.facts.admin_group();
+    peer.require_quota_admin(admins(group), group)?;
+    Ok(metrics::answer(&shared))
 }
 
 fn wrong_query(error: QueryRejection) -> ApiError {

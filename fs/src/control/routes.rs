@@ -28,6 +28,7 @@ use super::quota;
 use super::status::{WorkerFacts, status};
 use super::usage::{self, ForecastParameters, PathParameter, UsageParameters};
 use crate::catalog::CATALOG_FORMAT;
+use crate::delivery::Delivery;
 use crate::events::EventLog;
 use crate::tracker::Recorder;
 use crate::usage::UsageService;
@@ -41,8 +42,9 @@ pub(super) struct Shared {
     pub(super) facts: WorkerFacts,
     pub(super) registry: Arc<Registry>,
     pub(super) jobs: Jobs,
-    recorder: Arc<Recorder>,
-    usage: Arc<UsageService>,
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) usage: Arc<UsageService>,
+    pub(super) delivery: Arc<Delivery>,
     events: Arc<EventLog>,
 }
 
@@ -68,9 +70,14 @@ impl IntoResponse for Refusal {
 
 pub(super) type Answer<T> = Result<Json<T>, Refusal>;
 
+/// Gathers what handlers work with.
+pub(super) fn shared(facts: WorkerFacts, parts: Parts) -> Arc<Shared> {
+    let Parts { registry, jobs, recorder, usage, events, delivery } = parts;
+    Arc::new(Shared { facts, registry, jobs, recorder, usage, delivery, events })
+}
+
 /// Makes the routes of `wsguard_api`.
-pub(super) fn router(facts: WorkerFacts, parts: Parts) -> Router {
-    let Parts { registry, jobs, recorder, usage, events } = parts;
+pub(super) fn router(shared: Arc<Shared>) -> Router {
     let routes = Router::new()
         .route("/status", get(get_status))
         .route("/workspaces", get(get_workspaces).post(post_workspace))
@@ -91,7 +98,7 @@ pub(super) fn router(facts: WorkerFacts, parts: Parts) -> Router {
         .nest(API_PREFIX, routes)
         .fallback(unknown_route)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(Arc::new(Shared { facts, registry, jobs, recorder, usage, events }))
+        .with_state(shared)
 }
 
 async fn unknown_route(uri: axum::http::Uri) -> Refusal {
@@ -107,7 +114,7 @@ async fn wrong_method(method: axum::http::Method, uri: axum::http::Uri) -> Refus
 }
 
 async fn get_status(State(shared): Context, ConnectInfo(peer): Caller) -> Answer<DaemonStatus> {
-    Ok(Json(status(&shared.facts, &shared.registry, peer.viewer()?)))
+    Ok(Json(status(&shared, peer.viewer()?)))
 }
 
 async fn get_workspaces(State(shared): Context, ConnectInfo(peer): Caller) -> Answer<WorkspaceList> {
@@ -221,7 +228,7 @@ fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError>
 }
 
 /// Answers on a thread of its own: it reads files.
-async fn look_up<T: Send + 'static>(
+pub(super) async fn look_up<T: Send + 'static>(
     what: &str,
     answer: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {

@@ -1,15 +1,17 @@
 //! The daemon's own facts.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use rustix::process::Resource;
-use wsguard_api::{DaemonStatus, Program, SCHEMA_VERSION, WorkerEvent};
+use wsguard_api::{DaemonStatus, DeliveryStatus, Program, SCHEMA_VERSION, WorkerEvent};
 
+use super::routes::Shared;
 use crate::config::Config;
 use crate::keeper_link::{History, KeeperLink};
-use crate::workspaces::{Registry, Viewer};
+use crate::workspaces::Viewer;
 
 /// How long a worker must live until the deaths before it are past.
 const CRASH_LOOP_SHOWN: SignedDuration = SignedDuration::from_secs(60);
@@ -34,6 +36,7 @@ pub(crate) struct WorkerFacts {
     runtime_dir: PathBuf,
     config: Option<PathBuf>,
     admin_group: String,
+    metrics_listen: Option<SocketAddr>,
 }
 
 impl WorkerFacts {
@@ -47,12 +50,28 @@ impl WorkerFacts {
             runtime_dir: config.runtime_dir.clone(),
             config: config.file.clone(),
             admin_group: config.admin_group.clone(),
+            metrics_listen: config.metrics_listen,
         }
+    }
+
+    /// Returns where metrics are served beside the socket.
+    pub(super) fn metrics_listen(&self) -> Option<SocketAddr> {
+        self.metrics_listen
     }
 
     /// Returns the group whose members may set quotas.
     pub(super) fn admin_group(&self) -> &str {
         &self.admin_group
+    }
+
+    /// Returns what the keeper told.
+    pub(super) fn greeted(&self) -> &Greeted {
+        &self.greeted
+    }
+
+    /// Returns when the worker started.
+    pub(super) fn started_at(&self) -> Timestamp {
+        self.started_at
     }
 
     /// Returns the way to the keeper.
@@ -61,7 +80,8 @@ impl WorkerFacts {
     }
 }
 
-pub(super) fn status(facts: &WorkerFacts, registry: &Registry, viewer: Viewer) -> DaemonStatus {
+pub(super) fn status(shared: &Shared, viewer: Viewer) -> DaemonStatus {
+    let (facts, registry) = (&shared.facts, &shared.registry);
     DaemonStatus {
         schema: SCHEMA_VERSION,
         generated_at: Timestamp::now().to_string(),
@@ -84,9 +104,19 @@ pub(super) fn status(facts: &WorkerFacts, registry: &Registry, viewer: Viewer) -
         open_fds: open_fds(),
         fd_limit: rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
         resident_bytes: resident_bytes(),
+        delivery: delivery(shared, viewer),
         warnings: crash_loop_warning(facts).into_iter().chain(registry.warnings(viewer)).collect(),
         workspaces: registry.list(viewer),
     }
+}
+
+/// Errors name addresses and urls.
+fn delivery(shared: &Shared, viewer: Viewer) -> Vec<DeliveryStatus> {
+    let mut channels = shared.delivery.status();
+    if viewer != Viewer::Root {
+        channels.iter_mut().for_each(|channel| channel.last_error = None);
+    }
+    channels
 }
 
 /// Log lines name what belongs to other users.
@@ -112,11 +142,11 @@ fn crash_loop_warning(facts: &WorkerFacts) -> Option<String> {
 }
 
 /// The directory that is read is open itself and not counted.
-fn open_fds() -> u64 {
+pub(super) fn open_fds() -> u64 {
     std::fs::read_dir("/proc/self/fd").map_or(0, |fds| fds.count().saturating_sub(1) as u64)
 }
 
-fn resident_bytes() -> u64 {
+pub(super) fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
     pages.saturating_mul(rustix::param::page_size() as u64)

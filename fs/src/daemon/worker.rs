@@ -22,6 +22,7 @@ use super::{DaemonError, DaemonOptions, WorkerEnd, last_words, log};
 use crate::catalog::{Catalog, CatalogError};
 use crate::config::Config;
 use crate::control::{self, ControlServer, Greeted, Parts, Successor, WorkerFacts};
+use crate::delivery::Delivery;
 use crate::error_chain::one_line;
 use crate::events::EventLog;
 use crate::journal::progress::{self, Progress};
@@ -32,7 +33,7 @@ use crate::keeper_link::{
 use crate::sys::signals::{Signal, Signals};
 use crate::tracker::{Bounds, HistoryOptions, Recorder};
 use crate::usage::UsageService;
-use crate::workspaces::{Driver, Job, Jobs, Registry};
+use crate::workspaces::{Driver, Job, Jobs, Registry, past_notices};
 
 /// Where the histories are, below the state directory.
 const HISTORY_DIR: &str = "history";
@@ -186,6 +187,7 @@ struct Worker {
     recorder: Arc<Recorder>,
     usage: Arc<UsageService>,
     events: Arc<EventLog>,
+    delivery: Arc<Delivery>,
 }
 
 impl Worker {
@@ -201,6 +203,8 @@ impl Worker {
         let usage = Arc::new(usage);
         let events = Arc::new(EventLog::open(&config.state_dir));
         tell_start(&events, &greeting);
+        let past = past_notices(&events);
+        let delivery = Arc::new(Delivery::start(&config.delivery, &config.runtime_dir, past));
         let (jobs, queue) = Jobs::queue();
         let own_pids = vec![greeting.keeper_pid, std::process::id()];
         let driver = Driver::new(
@@ -211,6 +215,7 @@ impl Worker {
             Arc::clone(&recorder),
             Arc::clone(&usage),
             Arc::clone(&events),
+            Arc::clone(&delivery),
             Arc::clone(&registry),
             jobs.clone(),
             own_pids,
@@ -244,11 +249,12 @@ impl Worker {
             recorder: Arc::clone(&recorder),
             usage: Arc::clone(&usage),
             events: Arc::clone(&events),
+            delivery: Arc::clone(&delivery),
         };
         let control = ControlServer::start(socket, is_restored, READY_TIMEOUT, facts, parts)
             .map_err(|error| internal("start the control server", error))?;
         info!(generation, "worker runs");
-        Ok(Self { config, link, jobs, driver, driver_ended, control, recorder, usage, events })
+        Ok(Self { config, link, jobs, driver, driver_ended, control, recorder, usage, events, delivery })
     }
 
     /// Listens until the driver has unmounted everything.
@@ -350,6 +356,7 @@ impl Worker {
         // Last, when nothing can change any more.
         self.recorder.stop();
         self.usage.stop();
+        self.delivery.stop();
         if has_panicked {
             return Err(failed("drive", std::io::Error::other("the driver panicked")));
         }
@@ -376,6 +383,8 @@ impl Worker {
             error!("driver panicked");
         }
         self.control.stop(Successor::Worker);
+        // Callers do not wait yet.
+        self.delivery.stop();
         tell(ToKeeper::Draining)?;
         progress::close();
         let deadline = Instant::now() + REQUESTS_PATIENCE;

@@ -1,4 +1,5 @@
-//! The virtual directory `.wsguard` at the root of a mount: text files about the workspace itself.
+//! The virtual directory `.wsguard` at the root of a mount: text files about the workspace itself, and one that takes
+//! requests.
 //!
 //! Found by name and never listed, so that backups and `find` do not see it. A user's own entry of that name wins. The
 //! files cost no space, and reading them needs none.
@@ -8,6 +9,9 @@
 //! when it is opened, and stays the same for this open. A worker that took over has not kept it: a reader that is at the
 //! beginning gets the text of now, one at the end the end, and one in the middle ESTALE, because the rest of another
 //! text would be wrong.
+//!
+//! `request` takes one line with each write(2), and what is read from it is the answer. The line is passed on, and not
+//! kept here: how it is bounded is said by [`Pages::request`].
 
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
@@ -21,7 +25,7 @@ use rustc_hash::FxHashMap;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::{DirectoryEntry, Entry, GuardFs, borrow};
+use super::{Caller, DirectoryEntry, Entry, GuardFs, borrow};
 use crate::backing::{Stat, stat_of};
 use crate::inode::{FIRST_RESERVED_NODE, ROOT_NODE};
 
@@ -59,19 +63,26 @@ pub(crate) enum Page {
     Notices,
     /// Who writes now, and what is large and grows.
     Top,
+    /// What happened lately.
+    Log,
+    /// What was asked for from inside, and the answers.
+    Request,
     /// One line of `key=value`, for the extended attribute.
     QuotaLine,
 }
 
 impl Page {
-    /// Those that are files, with their names.
-    const FILES: [(Self, &'static str); 4] = [
+    /// Those that are files, with their names. Their places are parts of node and handle numbers that outlive a worker:
+    /// new ones go to the end.
+    const FILES: [(Self, &'static str); 6] = [
         (Self::Quota, "quota"),
         (Self::QuotaJson, "quota.json"),
         (Self::Notices, "notices"),
         (Self::Top, "top"),
+        (Self::Log, "log"),
+        (Self::Request, "request"),
     ];
-    const COUNT: usize = 5;
+    const COUNT: usize = 7;
 
     fn of_file(index: u64) -> Option<Self> {
         Self::FILES.get(usize::try_from(index).ok()?).map(|(page, _)| *page)
@@ -82,15 +93,35 @@ impl Page {
     }
 }
 
-/// Writes the texts. Called by threads that serve requests: it may take locks for moments and must not wait for a disk
-/// or for the filesystem itself.
-pub(crate) type PageSource = Arc<dyn Fn(Page) -> String + Send + Sync>;
+/// A line that somebody wrote to `request`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RequestLine {
+    /// Without the newline; any characters but control characters.
+    pub(crate) text: String,
+    /// The writer's filesystem uid.
+    pub(crate) uid: u32,
+    /// The command that wrote it; empty if it is not known.
+    pub(crate) command: String,
+}
+
+/// What the files hold, and who takes requests. Called by threads that serve requests.
+#[derive(Clone)]
+pub(crate) struct Pages {
+    /// Writes a text. It may take locks for moments and must not wait for a disk or for the filesystem itself.
+    pub(crate) text: Arc<dyn Fn(Page) -> String + Send + Sync>,
+    /// Takes a request, or says with which errno write(2) fails. It may wait for an answer for a fraction of a second,
+    /// and bounds how often a workspace can make it do so.
+    pub(crate) request: Arc<dyn Fn(RequestLine) -> Result<(), Errno> + Send + Sync>,
+}
+
+/// Longest line of a request, bytes.
+const LONGEST_LINE: usize = 1_024;
 
 type Text = Arc<[u8]>;
 
 /// What [`GuardFs`] keeps for the directory.
 pub(super) struct VirtualDir {
-    source: PageSource,
+    pages: Pages,
     kept: [Mutex<Option<(Instant, Text)>>; Page::COUNT],
     open: Mutex<FxHashMap<u64, Text>>,
     next: AtomicU64,
@@ -112,11 +143,11 @@ pub(super) fn is_reserved(parent: u64, name: &OsStr) -> bool {
 }
 
 impl VirtualDir {
-    pub(super) fn new(source: PageSource) -> Self {
+    pub(super) fn new(pages: Pages) -> Self {
         // Its time in microseconds: handles that a worker before this one gave out are not given out again.
         let first = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0);
         Self {
-            source,
+            pages,
             kept: std::array::from_fn(|_| Mutex::new(None)),
             open: Mutex::default(),
             next: AtomicU64::new(first),
@@ -128,11 +159,17 @@ impl VirtualDir {
         match &*kept {
             Some((made, text)) if made.elapsed() < FRESH => text.clone(),
             _ => {
-                let text: Text = (self.source)(page).into_bytes().into();
+                let text: Text = (self.pages.text)(page).into_bytes().into();
                 *kept = Some((Instant::now(), text.clone()));
                 text
             }
         }
+    }
+
+    /// Makes the next reader get a new text, also one that has the file open already.
+    fn renew(&self, page: Page, number: u64) {
+        *self.kept[page as usize].lock() = None;
+        self.open.lock().remove(&number);
     }
 
     fn open(&self, file: u64, page: Page) -> Result<u64, Errno> {
@@ -231,7 +268,13 @@ impl GuardFs {
             return Ok((stat, DIRECTORY_TTL));
         }
         let page = Page::of_node(node).ok_or(Errno::STALE)?;
-        stat.stx_mode = (libc::S_IFREG | 0o444) as u16;
+        let mode = match page {
+            Page::Request => 0o644,
+            // It names what lies in directories that not everybody may read.
+            Page::Log => 0o400,
+            Page::Quota | Page::QuotaJson | Page::Notices | Page::Top | Page::QuotaLine => 0o444,
+        };
+        stat.stx_mode = (libc::S_IFREG | mode) as u16;
         stat.stx_nlink = 1;
         stat.stx_size = self.virtual_dir.text(page).len() as u64;
         let now = Timestamp::now();
@@ -246,12 +289,13 @@ impl GuardFs {
     /// Opens a virtual file and returns its handle.
     ///
     /// # Errors
-    /// `EROFS` for anything but reading; `ENFILE` when too many are open.
+    /// `EROFS` for anything but reading, except of `request`; `ENFILE` when too many are open.
     pub(crate) fn open_virtual(&self, node: u64, flags: OFlags) -> Result<u64, Errno> {
-        if flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC) {
+        let page = Page::of_node(node).ok_or(Errno::ISDIR)?;
+        let is_writer = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
+        if is_writer && page != Page::Request {
             return Err(Errno::ROFS);
         }
-        let page = Page::of_node(node).ok_or(Errno::ISDIR)?;
         self.virtual_dir.open(node - DIRECTORY_NODE - 1, page)
     }
 
@@ -262,6 +306,32 @@ impl GuardFs {
         let length = rest.len().min(buffer.len());
         buffer[..length].copy_from_slice(&rest[..length]);
         Ok(length)
+    }
+
+    /// Takes what was written to a virtual file: one request, whatever its offset. Returns its length.
+    ///
+    /// # Errors
+    /// `EMSGSIZE` for more than a line of 1,024 bytes, `EINVAL` for what is no line of text or asks for nothing that
+    /// there is, `EAGAIN` for too many in a minute, `EBUSY` for too many that wait; `EBADF` for any other file.
+    pub(crate) fn write_virtual(&self, caller: Caller, number: u64, data: &[u8]) -> Result<usize, Errno> {
+        let page = Page::of_file((number & !FIRST_HANDLE) >> FILE_SHIFT);
+        if !is_virtual_handle(number) || page != Some(Page::Request) {
+            return Err(Errno::BADF);
+        }
+        let text = line_in(data)?;
+        let process = self.tracker.process_of(caller.pid);
+        let command = process.map_or_else(String::new, |process| process.command_line.clone());
+        let line = RequestLine { text, uid: caller.uid, command };
+        let taken = (self.virtual_dir.pages.request)(line);
+        self.virtual_dir.renew(Page::Request, number);
+        taken.map(|()| data.len())
+    }
+
+    /// Whether a change of attributes is the truncation that comes with `>` on a file that takes requests, which has
+    /// nothing to truncate.
+    pub(super) fn is_virtual_truncation(&self, node: u64, set: &super::SettableAttributes) -> bool {
+        let is_truncation = set.size.is_some() && (set.mode, set.uid, set.gid) == (None, None, None);
+        is_truncation && Page::of_node(node) == Some(Page::Request)
     }
 
     /// Ends an open of a virtual file.
@@ -337,15 +407,40 @@ impl GuardFs {
     }
 }
 
+/// Returns the one line that a write holds.
+fn line_in(data: &[u8]) -> Result<String, Errno> {
+    if data.len() > LONGEST_LINE {
+        return Err(Errno::MSGSIZE);
+    }
+    let text = std::str::from_utf8(data).map_err(|_| Errno::INVAL)?;
+    let text = text.strip_suffix('\n').unwrap_or(text).trim_matches([' ', '\t']);
+    if text.is_empty() || text.chars().any(|c| c.is_control() && c != '\t') {
+        return Err(Errno::INVAL);
+    }
+    Ok(text.replace('\t', " "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn write_holds_one_line_of_text() {
+        assert_eq!(line_in(b" boost\t200G \n").unwrap(), "boost 200G");
+        assert_eq!(line_in("für 7d".as_bytes()).unwrap(), "für 7d");
+        for wrong in [&b""[..], b"\n", b"  ", b"a\nb", b"a\n\n", b"a\0", b"\xff\xfe", b"a\x1b[2J"] {
+            assert_eq!(line_in(wrong), Err(Errno::INVAL), "{wrong:?}");
+        }
+        assert_eq!(line_in(&[b'a'; LONGEST_LINE]).unwrap().len(), LONGEST_LINE);
+        assert_eq!(line_in(&[b'a'; LONGEST_LINE + 1]), Err(Errno::MSGSIZE));
+    }
 
     fn directory() -> (VirtualDir, Arc<AtomicU64>) {
         let made = Arc::new(AtomicU64::new(0));
         let counter = made.clone();
         let source = move |_| format!("text {}", counter.fetch_add(1, Ordering::Relaxed));
-        (VirtualDir::new(Arc::new(source)), made)
+        let pages = Pages { text: Arc::new(source), request: Arc::new(|_| Err(Errno::INVAL)) };
+        (VirtualDir::new(pages), made)
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::root::BackingRoot;
 use super::{HistoryPlan, MountError, MountPlan, Mounted, Payer, abilities, close, path_error};
 use crate::keeper_link::{InheritedSession, KeeperLink};
 use crate::quota::Ledger;
-use crate::session::{OwnershipPolicy, PageSource, Session, SessionOptions};
+use crate::session::{OwnershipPolicy, Pages, Session, SessionOptions};
 use crate::tracker::Tracker;
 
 /// What a worker needs to know to go on with a session that another one served, beside its descriptors.
@@ -77,7 +77,7 @@ pub(crate) fn take_over(
     link: &KeeperLink,
     ledger: &Arc<Ledger>,
     tracker: impl Fn(&str) -> Arc<Tracker> + Sync,
-    pages: impl Fn(&str) -> PageSource + Sync,
+    pages: impl Fn(&str) -> Pages + Sync,
     inherited: Vec<InheritedSession>,
 ) -> Vec<(String, Result<Mounted, MountError>)> {
     let table = MountTable::read().unwrap_or_else(|error| {
@@ -123,7 +123,7 @@ fn side_by_side<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -
 fn serve_again(
     ledger: &Arc<Ledger>,
     tracker: Arc<Tracker>,
-    pages: PageSource,
+    pages: Pages,
     inherited: InheritedSession,
     table: &MountTable,
 ) -> Result<Mounted, MountError> {

@@ -98,6 +98,12 @@ impl Books {
         Self { shared, thread: Mutex::new(thread.ok()) }
     }
 
+    /// Has the project counted soon.
+    pub(super) fn ask(&self) {
+        self.shared.desk.lock().asked += 1;
+        self.shared.changed.notify_all();
+    }
+
     /// Counts the project now and waits for it.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -39,6 +39,7 @@ struct Shared {
     activity: Mutex<Vec<Activity>>,
     rounds: Mutex<Rounds>,
     round_ended: Condvar,
+    dropped: AtomicU64,
 }
 
 /// Counts the rounds so that somebody can wait for one that begins after they asked.
@@ -78,6 +79,7 @@ impl Recorder {
             activity: Mutex::default(),
             rounds: Mutex::default(),
             round_ended: Condvar::new(),
+            dropped: AtomicU64::new(0),
         });
         let worker = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("recorder".to_owned()).spawn(move || worker.run())?;
@@ -98,6 +100,11 @@ impl Recorder {
     /// Returns where histories are.
     pub(crate) fn directory(&self) -> &Path {
         &self.shared.options.directory
+    }
+
+    /// Returns how many records were lost since the start because too many waited.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Relaxed)
     }
 
     /// Returns what happened in the last seconds, a workspace each.
@@ -205,6 +212,7 @@ impl Shared {
             let drained = lane.drain(look);
             had_records |= !drained.records.is_empty();
             meters.count(&drained.records, &drained.processes);
+            self.dropped.fetch_add(drained.dropped, Ordering::Relaxed);
             lane.tracker.tell(&drained.records, drained.dropped);
         }
         had_records

@@ -89,6 +89,19 @@ pub(super) fn of_name(name: &OsStr) -> FileKind {
         .map_or(FileKind::Other, |(kind, _)| *kind)
 }
 
+/// Whether a regular file with that name is a checkpoint, or becomes one: many are written under another name first.
+pub(crate) fn is_checkpoint_name(name: &OsStr) -> bool {
+    match of_name(name) {
+        FileKind::Checkpoint => true,
+        FileKind::Temporary => {
+            let name = name.as_bytes();
+            let end = name.iter().rposition(|byte| *byte == b'.').unwrap_or(0);
+            of_name(OsStr::from_bytes(&name[..end])) == FileKind::Checkpoint
+        }
+        _ => false,
+    }
+}
+
 /// `pytorch_model-00001-of-00002.bin` and its like; any other `.bin` may be anything.
 fn looks_like_weights(name: &[u8]) -> bool {
     ["pytorch_model", "model", "adapter_model", "optimizer", "diffusion_pytorch_model"]
@@ -138,6 +151,13 @@ mod tests {
         for (name, kind) in cases {
             assert_eq!(of_name(OsStr::new(name)), kind, "{name}");
         }
+    }
+
+    #[test]
+    fn checkpoints_are_recognized_while_they_are_written() {
+        let is_checkpoint = |name: &str| is_checkpoint_name(OsStr::new(name));
+        assert!(["a.pt", "a.safetensors.tmp", "pytorch_model.bin.incomplete"].into_iter().all(is_checkpoint));
+        assert!(!["a.txt", "a.txt.tmp", ".tmp", "tmp", "a~", ""].into_iter().any(is_checkpoint));
     }
 
     #[test]

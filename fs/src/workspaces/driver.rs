@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use tracing::{error, info, warn};
 use wsguard_api::{ApiError, ErrorCode, EventKind, MountRequest, Ownership, Workspace};
 
+use super::forecasts::ForecastNotes;
 use super::growth::GrowthKeeper;
 use super::jobs::{Job, Jobs, Reply};
 use super::pages;
@@ -21,9 +22,11 @@ use super::quota::QuotaState;
 use super::quota_board::ProjectView;
 use super::rebinding::Rebinding;
 use super::registry::{Entry, Registry, Standing};
+use super::samples::SampleTimes;
 use crate::catalog::{Catalog, CatalogError, WantedState, WorkspaceRecord};
 use crate::changed_outside::{OutsideSearch, Unwatched};
 use crate::config::Config;
+use crate::delivery::Delivery;
 use crate::error_chain::one_line;
 use crate::events::{Concerned, EventLog};
 use crate::keeper_link::KeeperLink;
@@ -79,6 +82,7 @@ pub(crate) struct Driver {
     pub(super) recorder: Arc<Recorder>,
     pub(super) usage: Arc<UsageService>,
     pub(super) events: Arc<EventLog>,
+    pub(super) delivery: Arc<Delivery>,
     pub(super) registry: Arc<Registry>,
     pub(super) jobs: Jobs,
     /// Never counted among the users of a mount.
@@ -89,6 +93,9 @@ pub(crate) struct Driver {
     pub(super) rebinding: Rebinding,
     pub(super) quota: QuotaState,
     pub(super) growth: Option<GrowthKeeper>,
+    pub(super) forecasts: ForecastNotes,
+    pub(super) samples: SampleTimes,
+    pub(super) started_at: Timestamp,
     last_tick: Option<Instant>,
     search_at: Instant,
     /// No search before, whatever appears.
@@ -106,6 +113,7 @@ impl Driver {
         recorder: Arc<Recorder>,
         usage: Arc<UsageService>,
         events: Arc<EventLog>,
+        delivery: Arc<Delivery>,
         registry: Arc<Registry>,
         jobs: Jobs,
         own_pids: Vec<u32>,
@@ -120,6 +128,7 @@ impl Driver {
             recorder,
             usage,
             events,
+            delivery,
             registry,
             jobs,
             own_pids,
@@ -129,6 +138,9 @@ impl Driver {
             rebinding: Rebinding::default(),
             quota: QuotaState::default(),
             growth: None,
+            forecasts: ForecastNotes::default(),
+            samples: SampleTimes::default(),
+            started_at: Timestamp::now(),
             last_tick: None,
             search_at: Instant::now(),
             next_search: Instant::now(),
@@ -158,6 +170,11 @@ impl Driver {
                 Ok(Job::Unmount(id, after, reply)) => answer(reply, self.unmount_request(&id, after)),
                 Ok(Job::Quota(uid, request, reply)) => answer(reply, self.quota_request(uid, &request)),
                 Ok(Job::QuotaAudit(most, reply)) => answer(reply, self.quota_audit(most)),
+                Ok(Job::UserRequest(request)) => self.carry_out(&request),
+                Ok(Job::BoostRequests(only_pending, reply)) => {
+                    answer(reply, self.boost_requests(only_pending));
+                }
+                Ok(Job::Decide(uid, id, decision, reply)) => answer(reply, self.decide(uid, id, &decision)),
                 Ok(Job::SearchRoots) => {
                     let soon = Instant::now() + SEARCH_DELAY;
                     self.search_at = self.search_at.min(soon.max(self.next_search));
@@ -198,6 +215,8 @@ impl Driver {
         self.finish_lingering();
         self.look_after_mounts();
         self.tick_quota();
+        self.tell_forecasts();
+        self.take_samples();
         if self.last_alive.elapsed() >= ALIVE_INTERVAL {
             self.note_alive();
         }
@@ -469,7 +488,13 @@ impl Driver {
             }),
             history: self.config.keeps_history.then(|| HistoryPlan { store: self.config.store.clone() }),
             tracker: self.recorder.tracker(&record.id),
-            pages: pages::source(&self.registry, &self.recorder, &record.id, Some(ProjectView::of(record))),
+            pages: pages::source(
+                &self.registry,
+                &self.recorder,
+                &self.jobs,
+                &record.id,
+                Some(ProjectView::of(record)),
+            ),
             expected: record
                 .identity
                 .clone()

@@ -1,10 +1,11 @@
-//! What the usage index says of each workspace, kept in memory for those who may not wait for a disk.
+//! What the usage index says of each workspace, kept in memory for those who may not wait for a disk; the same thread
+//! looks into the histories ([`super::recent`]).
 //!
 //! A thread of low priority asks the index: of a workspace that somebody looks at every few seconds, of the others now
 //! and then, so that the first look finds something.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -67,6 +68,11 @@ impl GrowthBoard {
         kept.report.clone()
     }
 
+    /// Returns the latest answer, if there is one.
+    pub(super) fn latest(&self, id: &str) -> Option<Arc<UsageReport>> {
+        self.0.lock().get(id)?.report.clone()
+    }
+
     /// Returns those of `mounted` whose answers are too old, and forgets all others.
     fn due(&self, mounted: Vec<String>) -> Vec<String> {
         let now = Instant::now();
@@ -106,14 +112,19 @@ impl GrowthKeeper {
     ///
     /// # Errors
     /// When there is no thread.
-    pub(super) fn start(registry: Arc<Registry>, service: Arc<UsageService>) -> std::io::Result<Self> {
+    pub(super) fn start(
+        registry: Arc<Registry>,
+        service: Arc<UsageService>,
+        histories: &Path,
+    ) -> std::io::Result<Self> {
         let bell = Arc::<Bell>::default();
         let rung = Arc::clone(&bell);
+        let histories = histories.to_path_buf();
         let thread = std::thread::Builder::new().name("growth".to_owned()).spawn(move || {
             if let Err(errno) = priority::lower_own() {
                 debug!(%errno, "growth is looked up with ordinary priority");
             }
-            run(&rung, &registry, &service);
+            run(&rung, &registry, &service, &histories);
         })?;
         Ok(Self { bell, thread: Some(thread) })
     }
@@ -131,10 +142,17 @@ impl Drop for GrowthKeeper {
     }
 }
 
-fn run(bell: &Bell, registry: &Registry, service: &UsageService) {
+fn run(bell: &Bell, registry: &Registry, service: &UsageService, histories: &Path) {
     loop {
         let is_mounted = |id: &String| registry.mounted(id).is_some();
-        for id in registry.growth().due(registry.ids().into_iter().filter(is_mounted).collect()) {
+        let mounted: Vec<String> = registry.ids().into_iter().filter(is_mounted).collect();
+        for id in registry.recent().due(&mounted) {
+            if *bell.is_stopped.lock() {
+                return;
+            }
+            registry.recent().renew(&id, histories);
+        }
+        for id in registry.growth().due(mounted) {
             if *bell.is_stopped.lock() {
                 return;
             }

@@ -6,10 +6,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use tokio::sync::oneshot;
 use wsguard_api::{
-    ApiError, AuditEntry, ErrorCode, MountAllReport, MountRequest, QuotaPlan, QuotaRequest, ShutdownReport,
-    UmountReport, Workspace,
+    ApiError, AuditEntry, BoostAnswer, BoostDecision, BoostRequest, ErrorCode, MountAllReport, MountRequest,
+    QuotaPlan, QuotaRequest, ShutdownReport, UmountReport, Workspace,
 };
 
+use super::request_desk::UserRequest;
 use crate::config::Config;
 
 /// Where a job's result goes. Nobody listening any more is no error: the job was done.
@@ -37,6 +38,12 @@ pub(crate) enum Job {
     Quota(u32, Box<QuotaRequest>, Reply<QuotaPlan>),
     /// Tell the latest so many changes of the quota policy.
     QuotaAudit(u32, Reply<Vec<AuditEntry>>),
+    /// Carry out what was asked for from inside a workspace; answered at the desk.
+    UserRequest(Box<UserRequest>),
+    /// Tell what users ask for: all, or (`true`) what waits.
+    BoostRequests(bool, Reply<Vec<BoostRequest>>),
+    /// Decide about a request; decided by this uid.
+    Decide(u32, u64, Box<BoostDecision>, Reply<BoostAnswer>),
     /// Search the roots soon; see [`Jobs::search_roots`].
     SearchRoots,
     /// Use these settings from now on (the roots; everything else needs a restart).

@@ -6,23 +6,34 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use tracing::debug;
-use wsguard_api::{Event, EventKind};
+use wsguard_api::{ApiError, Event, EventKind};
 
 use super::driver::Driver;
 use super::pages::{printable, size};
 use super::quota_board::ProjectView;
+use super::registry::Registry;
 use crate::catalog::WorkspaceRecord;
+use crate::delivery::{Notice, Place};
 use crate::error_chain::one_line;
-use crate::events::Concerned;
+use crate::events::{Concerned, EventLog};
 use crate::quota::{self, Dimension, Reason, ScopeKey};
 use crate::session::Refused;
 use crate::usage::{self, Subject, UsageQuery};
 
 /// Notices of one workspace that are kept, the newest.
 const KEPT: usize = 100;
+
+/// How long after its start a worker may find what another one has told.
+const FIRST_LOOKS: SignedDuration = SignedDuration::from_secs(60);
+
+/// For how long the same crossing is not told again by another worker.
+const SAME: SignedDuration = SignedDuration::from_hours(24);
+
+/// Notices of all workspaces that a worker looks back at.
+const PAST: usize = 2_000;
 
 /// Directories that grow that a notice names.
 const GROWERS: u32 = 3;
@@ -52,15 +63,42 @@ impl NoticeBoard {
     }
 }
 
+impl Registry {
+    /// Returns a notice that says that it is a test, about a workspace or about none; asked for by `uid`.
+    ///
+    /// # Errors
+    /// `NotFound` for a workspace that does not exist.
+    pub(crate) fn test_notice(&self, workspace: Option<&str>, uid: u32) -> Result<Notice, ApiError> {
+        let at = Timestamp::now();
+        let record = match workspace {
+            Some(name) => Some(self.record(&self.resolve(name)?)?),
+            None => None,
+        };
+        let about = record.as_ref().map_or_else(String::new, |record| format!(" about {}", record.name));
+        let device = record.as_ref().and_then(|record| Some(self.mounted(&record.id)?.device()));
+        Ok(Notice {
+            at,
+            kind: EventKind::NoticeTest,
+            message: printable(&format!("this is a test of notices{about}; nothing has happened")),
+            subject: String::new(),
+            readers: record.as_ref().map_or(vec![uid], |record| vec![record.owner_uid]),
+            is_for_admins: record.is_none(),
+            places: device
+                .zip(record.as_ref())
+                .map(|(device, record)| Place { workspace: record.name.clone(), device })
+                .into_iter()
+                .collect(),
+            workspace: record.map(|record| record.name),
+        })
+    }
+}
+
 impl Driver {
     /// Puts up what was told before this worker started.
     pub(super) fn restore_notices(&self, records: &[WorkspaceRecord]) {
         for record in records {
             let is_about = |event: &Event| {
-                let is_quota = matches!(
-                    event.kind,
-                    EventKind::QuotaCrossed | EventKind::QuotaGrace | EventKind::QuotaRefused
-                );
+                let is_quota = is_notice(event.kind);
                 let is_named = event.workspace.as_ref().is_none_or(|name| *name == record.name);
                 is_quota && is_named && event.owner_uid == Some(record.owner_uid)
             };
@@ -76,13 +114,32 @@ impl Driver {
         let projects = self.registry.projects();
         let Some((kind, what)) = crossing(&event.kind) else { return };
         let message = format!("{} {what}", title(scope, &projects));
+        if self.was_told(kind, &message) {
+            return;
+        }
         self.tell_scope(scope, &projects, kind, &message);
+    }
+
+    /// Whether a worker before this one has told the same within a day: the ledger of a new one finds every crossing
+    /// anew. Only its first looks are doubted.
+    fn was_told(&self, kind: EventKind, message: &str) -> bool {
+        let now = Timestamp::now();
+        if now.duration_since(self.started_at) >= FIRST_LOOKS {
+            return false;
+        }
+        // The numbers behind it may have moved on.
+        let beginning = message.split(':').next().unwrap_or(message);
+        let is_same = |event: &Event| event.kind == kind && event.message.starts_with(beginning);
+        let last = self.events.last(1, is_same).events.pop();
+        let at = last.and_then(|event| event.at.parse::<Timestamp>().ok());
+        at.is_some_and(|at| at < self.started_at && now.duration_since(at) < SAME)
     }
 
     /// Tells of processes that were refused since the last time.
     pub(super) fn tell_refused(&self) {
         let ids = self.registry.ids();
         self.registry.notices().forget_others(&ids);
+        self.registry.requests().forget_others(&ids);
         let projects = self.registry.projects();
         for project in &projects {
             let Some(mounted) = self.registry.mounted(&project.id) else { continue };
@@ -116,26 +173,69 @@ impl Driver {
             ScopeKey::Group(_) | ScopeKey::Pool(_) => Concerned { name: None, owner_uid: 0 },
         };
         self.events.tell_of(now, kind, Some(concerned), message);
-        for project in projects {
-            let is_below = match scope {
-                ScopeKey::Project(id) => project.id == *id,
-                ScopeKey::User(uid) => project.owner_uid == *uid,
-                ScopeKey::Group(name) => {
-                    self.registry.quota().group_of(project.owner_uid).as_ref() == Some(name)
-                }
-                // The filesystem is the administrators' business; who is refused for it is told so.
-                ScopeKey::Pool(_) => false,
-            };
-            if is_below {
-                self.registry.notices().post(&project.id, &now.to_string(), message);
-            }
+        let is_below = |project: &&ProjectView| match scope {
+            ScopeKey::Project(id) => project.id == *id,
+            ScopeKey::User(uid) => project.owner_uid == *uid,
+            ScopeKey::Group(name) => self.registry.quota().group_of(project.owner_uid).as_ref() == Some(name),
+            // The filesystem is the administrators' business; who is refused for it is told so.
+            ScopeKey::Pool(_) => false,
+        };
+        let below: Vec<&ProjectView> = projects.iter().filter(is_below).collect();
+        for project in &below {
+            self.registry.notices().post(&project.id, &now.to_string(), message);
         }
+        let mut readers: Vec<u32> = below.iter().map(|project| project.owner_uid).collect();
+        readers.sort_unstable();
+        readers.dedup();
+        self.delivery.send(Notice {
+            at: now,
+            kind,
+            message: printable(message),
+            subject: scope.to_string(),
+            workspace: None,
+            readers,
+            is_for_admins: matches!(scope, ScopeKey::Group(_) | ScopeKey::Pool(_)),
+            places: below.iter().filter_map(|project| self.place_of(project)).collect(),
+        });
     }
 
-    fn tell_project(&self, project: &ProjectView, kind: EventKind, at: Timestamp, message: &str) {
+    /// Tells the owner of a workspace, wherever they are.
+    pub(super) fn tell_project(&self, project: &ProjectView, kind: EventKind, at: Timestamp, message: &str) {
         let concerned = Concerned { name: Some(&project.name), owner_uid: project.owner_uid };
         self.events.tell_of(at, kind, Some(concerned), &printable(message));
         self.registry.notices().post(&project.id, &at.to_string(), message);
+        self.delivery.send(Notice {
+            at,
+            kind,
+            message: printable(message),
+            subject: ScopeKey::Project(project.id.clone()).to_string(),
+            workspace: Some(project.name.clone()),
+            readers: vec![project.owner_uid],
+            is_for_admins: false,
+            places: self.place_of(project).into_iter().collect(),
+        });
+    }
+
+    /// Tells the administrators of something about a workspace; its owner finds it among the events.
+    pub(super) fn tell_admins(&self, project: &ProjectView, kind: EventKind, message: &str) {
+        let at = Timestamp::now();
+        let concerned = Concerned { name: Some(&project.name), owner_uid: project.owner_uid };
+        self.events.tell_of(at, kind, Some(concerned), &printable(message));
+        self.delivery.send(Notice {
+            at,
+            kind,
+            message: printable(message),
+            subject: ScopeKey::Project(project.id.clone()).to_string(),
+            workspace: Some(project.name.clone()),
+            readers: Vec::new(),
+            is_for_admins: true,
+            places: Vec::new(),
+        });
+    }
+
+    fn place_of(&self, project: &ProjectView) -> Option<Place> {
+        let device = self.registry.mounted(&project.id)?.device();
+        Some(Place { workspace: project.name.clone(), device })
     }
 
     /// Returns the directories that grew most in the last day, as the usage index knows them.
@@ -163,6 +263,36 @@ impl Driver {
             }
         }
     }
+}
+
+/// Whether an event is one that owners find in their notices.
+fn is_notice(kind: EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::QuotaCrossed
+            | EventKind::QuotaGrace
+            | EventKind::QuotaRefused
+            | EventKind::QuotaForecast
+            | EventKind::QuotaDecided
+    )
+}
+
+/// Returns what users may not have seen yet when a worker starts, oldest first.
+pub(crate) fn past_notices(events: &EventLog) -> Vec<Notice> {
+    let is_told = |event: &Event| is_notice(event.kind) && event.owner_uid.is_some();
+    let notice = |event: Event| {
+        Some(Notice {
+            at: event.at.parse().ok()?,
+            kind: event.kind,
+            message: event.message,
+            subject: String::new(),
+            workspace: event.workspace,
+            readers: event.owner_uid.into_iter().collect(),
+            is_for_admins: false,
+            places: Vec::new(),
+        })
+    };
+    events.last(PAST, is_told).events.into_iter().filter_map(notice).collect()
 }
 
 /// Says what happened, without the scope's name; `None` for what is no news to an owner.

@@ -12,23 +12,27 @@ use wsguard_api::{
     Explanation, Limits, QuotaReport, QuotaRow, QuotaState, SCHEMA_VERSION, ScopeRef, UsageReport,
 };
 
+use super::jobs::Jobs;
 use super::quota_board::ProjectView;
 use super::registry::Registry;
-use crate::session::{Page, PageSource};
+use super::request_desk;
+use crate::session::{Page, Pages};
 use crate::tracker::Recorder;
 
-/// Returns what writes the pages of a workspace. `view` is used until the registry knows it, which it does not yet
+/// Returns what writes the pages of a workspace and takes its requests. `view` is used until the registry knows it, which it does not yet
 /// while a worker takes over.
 pub(super) fn source(
     registry: &Arc<Registry>,
     recorder: &Arc<Recorder>,
+    jobs: &Jobs,
     id: &str,
     view: Option<ProjectView>,
-) -> PageSource {
+) -> Pages {
+    let request = request_desk::taker(registry, jobs, id);
     // The registry holds the mounts, and so this.
     let (registry, recorder) = (Arc::downgrade(registry), Arc::downgrade(recorder));
     let id = id.to_owned();
-    Arc::new(move |page| {
+    let text = Arc::new(move |page| {
         let (Some(registry), Some(recorder)) = (registry.upgrade(), recorder.upgrade()) else {
             return UNKNOWN.to_owned();
         };
@@ -45,8 +49,11 @@ pub(super) fn source(
             Page::Top => {
                 top::page(recorder.activity_of(&id).as_ref(), registry.growth().look(&id).as_deref())
             }
+            Page::Log => registry.recent().page(&id, registry.requests().lines(&id)),
+            Page::Request => registry.requests().page(&id),
         }
-    })
+    });
+    Pages { text, request }
 }
 
 const UNKNOWN: &str = "nothing is known yet: the daemon is starting or ending\n";
@@ -102,6 +109,8 @@ fn screen(explained: &Explanation, usage: Option<&UsageReport>) -> String {
     }
     if let Some(usage) = usage {
         text.push_str(&growth_line(usage));
+        let left = explained.binding_bytes.as_ref().map(|binding| binding.left);
+        text.push_str(&checkpoint_line(usage, left.or(usage.forecast.available_bytes)));
     }
     text
 }
@@ -120,14 +129,28 @@ fn growth_line(usage: &UsageReport) -> String {
     line
 }
 
+/// How often a checkpoint like the newest one fits.
+fn checkpoint_line(usage: &UsageReport, left: Option<u64>) -> String {
+    let (Some(needed), Some(left)) = (usage.forecast.checkpoint_bytes.filter(|bytes| *bytes > 0), left)
+    else {
+        return String::new();
+    };
+    let fits = match left / needed {
+        0 => "does not fit any more".to_owned(),
+        1 => "fits once".to_owned(),
+        times => format!("fits {times} times"),
+    };
+    format!("next checkpoint ~{}: {fits}\n", size(needed))
+}
+
 /// A number of bytes that came or went.
-fn change(bytes: i64) -> String {
+pub(super) fn change(bytes: i64) -> String {
     let sign = if bytes < 0 { '-' } else { '+' };
     format!("{sign}{}", size(bytes.unsigned_abs()))
 }
 
 /// In the two largest units.
-fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60) {
         (0, 0, minutes) => format!("{minutes} min"),
         (0, hours, minutes) => format!("{hours} h {minutes} min"),

@@ -20,7 +20,6 @@ use super::quota_board::ProjectView;
 use super::quota_keeper::QuotaKeeper;
 use crate::catalog::{Counters, Dimension, GraceRow, NewAudit, QuotaRows, WorkspaceRecord};
 use crate::error_chain::one_line;
-use crate::events::Concerned;
 use crate::mounting::Mounted;
 use crate::policy::{self, EditContext, Policy, ProjectFacts, Verdict};
 use crate::quota::{self, ScopeKey};
@@ -336,6 +335,7 @@ impl Driver {
     pub(super) fn tick_quota(&mut self) {
         let now = Timestamp::now();
         for event in self.registry.quota().ledger().tick(now) {
+            self.registry.counts().note_event(&event.kind);
             self.tell_ledger_event(&event);
             let scope = event.scope.as_ref().map(ToString::to_string);
             match event.kind {
@@ -377,8 +377,8 @@ impl Driver {
                     "use of {} was off by {:+} bytes and {:+} inodes and is corrected: {} bytes in {} inodes",
                     record.name, found.drift_bytes, found.drift_inodes, found.bytes, found.inodes
                 );
-                let concerned = Concerned { name: Some(&record.name), owner_uid: record.owner_uid };
-                self.events.tell(EventKind::QuotaDrift, Some(concerned), &message);
+                self.registry.counts().note_drift(found.drift_bytes);
+                self.tell_admins(&ProjectView::of(&record), EventKind::QuotaDrift, &message);
             }
         }
     }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use wsguard_api::{
     AccountingMode, ApiError, Coherence, Counting, DataPath, ErrorCode, LastRecount, MountUser,
-    UnguardedDirectory, Usage, Workspace, WorkspaceState,
+    UnguardedDirectory, Usage, UsageReport, Workspace, WorkspaceState,
 };
 
 use crate::accounting::Accounting;
@@ -18,9 +18,12 @@ use crate::changed_outside::OutsideSearch;
 use crate::mounting::{Mounted, Occupied};
 use crate::quota::{self, Account};
 
+use super::counts::Counts;
 use super::growth::GrowthBoard;
 use super::notices::NoticeBoard;
 use super::quota_board::{ProjectView, QuotaBoard};
+use super::recent::RecentBoard;
+use super::request_desk::RequestDesk;
 
 /// Who looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,14 +121,25 @@ pub(crate) struct Registry {
     quota: QuotaBoard,
     notices: NoticeBoard,
     growth: GrowthBoard,
+    recent: RecentBoard,
+    requests: RequestDesk,
+    counts: Counts,
 }
 
 impl Registry {
     /// Makes an empty one; `mounts_dir` is where superblocks are mounted.
     pub(crate) fn new(mounts_dir: PathBuf) -> Self {
         let contents = Mutex::new(Contents::default());
-        let (notices, growth) = (NoticeBoard::default(), GrowthBoard::default());
-        Self { contents, mounts_dir, quota: QuotaBoard::new(), notices, growth }
+        Self {
+            contents,
+            mounts_dir,
+            quota: QuotaBoard::new(),
+            notices: NoticeBoard::default(),
+            growth: GrowthBoard::default(),
+            recent: RecentBoard::default(),
+            requests: RequestDesk::default(),
+            counts: Counts::default(),
+        }
     }
 
     /// Returns the limits and the ledger.
@@ -141,6 +155,26 @@ impl Registry {
     /// Returns what owners should know.
     pub(super) fn notices(&self) -> &NoticeBoard {
         &self.notices
+    }
+
+    /// Returns what happened lately.
+    pub(super) fn recent(&self) -> &RecentBoard {
+        &self.recent
+    }
+
+    /// Returns who takes requests from inside.
+    pub(super) fn requests(&self) -> &RequestDesk {
+        &self.requests
+    }
+
+    /// Returns what has happened since this worker started, in numbers.
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Returns when a workspace will be full and such, as it was found out last.
+    pub(crate) fn latest_usage(&self, id: &str) -> Option<Arc<UsageReport>> {
+        self.growth.latest(id)
     }
 
     /// Returns every workspace as far as quota is concerned.

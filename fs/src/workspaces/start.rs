@@ -40,6 +40,7 @@ impl Driver {
         // Before the first request is served: it must not pass a limit.
         self.start_quota(&records);
         self.restore_notices(&records);
+        self.restore_requests(&records);
         let taken = self.take_over(inherited, &records);
         taken_over();
         for (_, mounted) in &taken {
@@ -78,7 +79,7 @@ impl Driver {
 
     /// Without it the virtual directories tell less.
     fn start_growth(&mut self) {
-        match GrowthKeeper::start(self.registry.clone(), self.usage.clone()) {
+        match GrowthKeeper::start(self.registry.clone(), self.usage.clone(), self.recorder.directory()) {
             Ok(keeper) => self.growth = Some(keeper),
             Err(error) => error!(error = %error, "growth is not looked up"),
         }
@@ -89,11 +90,11 @@ impl Driver {
         inherited: Vec<InheritedSession>,
         records: &[WorkspaceRecord],
     ) -> Vec<(String, Mounted)> {
-        let (recorder, registry) = (&self.recorder, &self.registry);
+        let (recorder, registry, jobs) = (&self.recorder, &self.registry, &self.jobs);
         let tracker = |id: &str| recorder.tracker(id);
         let pages = |id: &str| {
             let known = records.iter().find(|record| record.id == id).map(ProjectView::of);
-            pages::source(registry, recorder, id, known)
+            pages::source(registry, recorder, jobs, id, known)
         };
         let ledger = registry.quota().ledger();
         let taken = mounting::take_over(&self.link, ledger, tracker, pages, inherited);

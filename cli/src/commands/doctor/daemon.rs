@@ -1,6 +1,8 @@
 //! What the daemon says of itself and of what it holds.
 
-use wsguard_api::{BackingInfo, Coherence, DaemonStatus, DataPath, Workspace, WorkspaceState};
+use wsguard_api::{
+    BackingInfo, Coherence, DaemonStatus, DataPath, DeliveryStatus, Workspace, WorkspaceState,
+};
 
 use crate::commands::doctor::check::Check;
 use crate::output::count;
@@ -14,6 +16,7 @@ pub(super) fn checks(status: &DaemonStatus) -> Vec<Check> {
     for warning in &status.warnings {
         checks.push(Check::warning("daemon.warning", warning, "see the daemon's log"));
     }
+    checks.extend(status.delivery.iter().filter(|channel| channel.is_enabled).map(delivery));
     checks.extend(status.workspaces.iter().flat_map(workspace));
     checks
 }
@@ -32,6 +35,26 @@ fn version(status: &DaemonStatus) -> Check {
         format!("the daemon is {}, this command is {own}", status.version),
         "restart the daemon with this binary",
     )
+}
+
+fn delivery(status: &DeliveryStatus) -> Check {
+    const ID: &str = "daemon.delivery";
+    let check = match (status.failed, status.dropped) {
+        (0, 0) => Check::ok(ID, format!("{} delivered", count(status.delivered, "notice"))),
+        (failed, dropped) => {
+            let mut finding =
+                format!("{failed} of {} did not get through", status.delivered + failed + dropped);
+            if dropped > 0 {
+                finding.push_str(&format!(", {dropped} were dropped because too many waited"));
+            }
+            if let Some(error) = &status.last_error {
+                finding.push_str(&format!("; the last one: {error}"));
+            }
+            let advice = "correct [delivery] in the config, then try `wsguard quota notify --test`";
+            Check::warning(ID, finding, advice)
+        }
+    };
+    check.about(status.channel.word())
 }
 
 fn descriptors(status: &DaemonStatus) -> Check {

@@ -1,7 +1,7 @@
 //! Whether the mount table of this machine agrees with the daemon.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -15,6 +15,12 @@ use crate::target::quoted;
 /// How long a mount may take to say that it is alive.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
+/// Names at the root of a workspace that are ours.
+const VIRTUAL: [&str; 2] = [".wsguard", ".snapshots"];
+
+/// The check for entries of these names.
+const SHADOWED: &str = "workspace.shadowed";
+
 /// How a guarded mount answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pulse {
@@ -27,6 +33,7 @@ enum Pulse {
 /// Compares the mount table with what the daemon says it holds.
 pub(super) fn checks(mounts: &[MountEntry], status: Option<&DaemonStatus>) -> Vec<Check> {
     let mut checks = status.map(|status| missing(mounts, status)).unwrap_or_default();
+    checks.extend(status.map(shadowed).unwrap_or_default());
     let owned = owned_devices(mounts, status);
     let mut strangers: Vec<&MountEntry> = Vec::new();
     for mount in
@@ -37,7 +44,7 @@ pub(super) fn checks(mounts: &[MountEntry], status: Option<&DaemonStatus>) -> Ve
         }
     }
     checks.extend(strangers.iter().map(|mount| stranger(mount, pulse(mount.mount_point.clone()))));
-    if checks.is_empty() {
+    if checks.iter().all(|check| check.id == SHADOWED) {
         checks.push(Check::ok("mounts.table", "every guarded mount in the mount table has its daemon"));
     }
     checks
@@ -78,6 +85,32 @@ fn missing(mounts: &[MountEntry], status: &DaemonStatus) -> Vec<Check> {
             .about(&workspace.name)
         })
         .collect()
+}
+
+/// Finds entries of users that hide ours: a virtual one is never listed, so what is listed is real.
+fn shadowed(status: &DaemonStatus) -> Vec<Check> {
+    let mounted = status.workspaces.iter().filter(|w| matches!(w.state, WorkspaceState::Mounted));
+    mounted
+        .flat_map(|workspace| {
+            let root = workspace.mount_point.clone();
+            let listed = probe::within(PROBE_LIMIT, move || own_entries(&root)).unwrap_or_default();
+            listed.into_iter().map(|name| {
+                Check::warning(
+                    SHADOWED,
+                    format!("the user's own {name} hides what wsguard shows under that name"),
+                    format!("rename {}", quoted(workspace.mount_point.join(name).as_os_str())),
+                )
+                .about(&workspace.name)
+            })
+        })
+        .collect()
+}
+
+/// Returns the names of ours that are listed in a directory; none if it cannot be read.
+fn own_entries(root: &Path) -> Vec<&'static str> {
+    let Ok(entries) = std::fs::read_dir(root) else { return Vec::new() };
+    let names: Vec<std::ffi::OsString> = entries.flatten().map(|entry| entry.file_name()).collect();
+    VIRTUAL.into_iter().filter(|known| names.iter().any(|name| name == known)).collect()
 }
 
 fn stranger(mount: &MountEntry, pulse: Pulse) -> Check {
@@ -133,6 +166,16 @@ mod tests {
         assert_eq!(level(Pulse::Alive), Level::Info);
         assert_eq!(level(Pulse::Dead), Level::Problem);
         assert_eq!(level(Pulse::Silent), Level::Problem);
+    }
+
+    #[test]
+    fn entries_that_hide_ours_are_found_by_being_listed() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(own_entries(dir.path()), Vec::<&str>::new());
+        std::fs::create_dir(dir.path().join(".wsguard")).unwrap();
+        std::fs::write(dir.path().join(".snapshots"), "").unwrap();
+        assert_eq!(own_entries(dir.path()), VIRTUAL);
+        assert_eq!(own_entries(Path::new("/nonexistent")), Vec::<&str>::new());
     }
 
     #[test]

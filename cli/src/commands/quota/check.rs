@@ -24,6 +24,7 @@ const CHECK_LIMIT: Duration = Duration::from_secs(3_600);
 #[command(after_help = help::sections(
     &[
         ("wsguard quota check ~/workspace/bert", "One workspace"),
+        ("wsguard quota check ~/workspace/bert --sample", "Without a walk"),
         ("sudo wsguard quota check --repair", "All that are mounted; a difference is no failure"),
     ],
     &[
@@ -45,6 +46,9 @@ pub struct CheckArgs {
     /// A difference is what you came to have corrected: end with success
     #[arg(long)]
     pub repair: bool,
+    /// Only compare the counters with the usage index, as is done every night: takes no walk and corrects nothing
+    #[arg(long, conflicts_with = "repair")]
+    pub sample: bool,
 }
 
 /// What was counted.
@@ -68,7 +72,7 @@ pub(super) fn run(
         Some(name) => vec![directory.workspace(name)?],
         None => mounted(&directory),
     };
-    let count = |id: String| client.quota_check(&CheckRequest { workspace: id });
+    let count = |id: String| client.quota_check(&CheckRequest { workspace: id, is_sample: args.sample });
     let items = ids.into_iter().map(count).collect::<Result<Vec<CheckReport>, CliError>>()?;
     let has_drift = items.iter().any(|report| (report.drift_bytes, report.drift_inodes) != (0, 0));
     let view = printer.view();

@@ -206,12 +206,15 @@ pub struct AuditList {
     pub items: Vec<AuditEntry>,
 }
 
-/// Asks for a recount of one workspace, which also corrects its counters.
+/// Asks for a recount of one workspace, which also corrects its counters, or for a comparison.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckRequest {
     /// Its id or name; it has to be mounted.
     pub workspace: String,
+    /// Compare the counters with the usage index instead of counting, which corrects nothing.
+    #[serde(default)]
+    pub is_sample: bool,
 }
 
 /// What a recount found.
@@ -231,4 +234,7 @@ pub struct CheckReport {
     pub drift_inodes: i64,
     /// How long it took, milliseconds.
     pub elapsed_ms: u64,
+    /// Nothing was counted: the numbers are those of the usage index.
+    #[serde(default)]
+    pub is_sample: bool,
 }
