@@ -9,7 +9,8 @@
 //!
 //! Parts: [`sequence`] (moments), [`record`] (entries and their encoding), `epochs` (who belongs to which epoch),
 //! `undo_log` (the files of the log), `store` (objects), `preserver` (what the filesystem calls before it changes
-//! something), `catalog` (the log folded into SQLite, and every question about the past).
+//! something), `catalog` (the log folded into SQLite, and every question about the past), `retention` (which snapshots
+//! stay), `budget` (what goes when history takes too much).
 
 #[cfg_attr(not(test), expect(dead_code, reason = "history has no limits to keep yet"))]
 mod budget;
