@@ -10,13 +10,16 @@
 //! Parts: [`sequence`] (moments), [`record`] (entries and their encoding), `epochs` (who belongs to which epoch),
 //! `undo_log` (the files of the log), `store` (objects), `history` (what the filesystem calls before it changes
 //! something), `catalog` (the log folded into SQLite, and every question about the past), `archive` (the catalog kept up
-//! to date), `view` (a workspace as it was).
+//! to date), `view` (a workspace as it was), `retention` (which snapshots stay), `budget` (what goes when history takes
+//! too much).
 
 mod archive;
+mod budget;
 mod catalog;
 mod epochs;
 mod history;
 mod record;
+mod retention;
 mod sequence;
 mod store;
 mod temporary;

@@ -129,6 +129,9 @@ const STEPS: [&str; VERSION as usize] = ["
 /// Bytes of the WAL that are kept when it is empty.
 const JOURNAL_SIZE_LIMIT: i64 = 4 << 20;
 
+/// Pages of the WAL after which it is written back, which waits for the disk twice: 32 MiB.
+const CHECKPOINT_PAGES: i64 = 8 << 10;
+
 /// KiB of pages that the writer keeps: rows are inserted at as many places as there are directories.
 const CACHE_KIBIBYTES: i64 = 32 << 10;
 
@@ -139,6 +142,7 @@ pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "cache_size", -CACHE_KIBIBYTES)?;
+    connection.query_row(&format!("PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"), [], |_| Ok(()))?;
     connection.query_row(&format!("PRAGMA journal_size_limit = {JOURNAL_SIZE_LIMIT}"), [], |_| Ok(()))
 }
 
