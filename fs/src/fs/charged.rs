@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{OFlags, StatVfs};
 use rustix::io::Errno;
 
-use super::charging::Names;
+use super::charging::{Charge, Charging, Names};
 use super::{GuardFs, borrow, refusals};
 use crate::accounting::Accounting;
 use crate::backing::{Backing, Stat, stat_of};
@@ -82,7 +82,7 @@ pub(super) fn natural_accounting(backing: &Backing) -> Accounting {
 impl GuardFs {
     /// Takes part in a change of names; `None` where nothing is counted.
     pub(super) fn begin_names(&self) -> Option<Names<'_>> {
-        self.charging.as_ref().map(super::charging::Charging::begin_names)
+        self.charging.as_ref().map(Charging::begin_names)
     }
 
     /// Runs a change of a file that needs no reservation, and books it.
@@ -96,7 +96,7 @@ impl GuardFs {
         change: impl FnOnce() -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         let Some(charging) = &self.charging else { return change() };
-        let charge = charging.entry(node);
+        let charge = self.entry_of(charging, node);
         let mut admitted = charging.admit_change(node, &charge, file)?;
         charging.begin_cut(&charge, &mut admitted);
         let result = change();
@@ -111,7 +111,18 @@ impl GuardFs {
     /// # Errors
     /// As fstat(2).
     pub(super) fn note_touched(&self, node: u64, file: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.charging.as_ref().map_or(Ok(()), |charging| charging.note_touched(node, file))
+        let Some(charging) = &self.charging else { return Ok(()) };
+        charging.note_touched(node, &self.entry_of(charging, node), file)
+    }
+
+    /// Returns the entry of an inode that may not be open, and so may have gone since its name was looked up.
+    fn entry_of(&self, charging: &Charging, node: u64) -> Arc<Charge> {
+        let charge = charging.entry(node);
+        // What goes after this marks the entry, which it finds.
+        if self.table.life(node) == Life::Gone {
+            charging.mark_gone(node, &charge);
+        }
+        charge
     }
 
     /// Runs a truncation to `size`, and books it.
@@ -126,7 +137,7 @@ impl GuardFs {
         truncate: impl FnOnce() -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let Some(charging) = &self.charging else { return truncate() };
-        let charge = charging.entry(node);
+        let charge = self.entry_of(charging, node);
         let admitted = self.retry_when_over(|| charging.admit_truncation(node, &charge, file, size))?;
         let result = truncate();
         charging.settle_change(node, &charge, file, admitted);
@@ -175,9 +186,10 @@ impl GuardFs {
                     0
                 }
             };
-            self.open_inodes.note_deleted(node, bytes, || {
+            let noted = || {
                 self.deleted_open.fetch_add(1, Ordering::AcqRel);
-            });
+            };
+            self.open_inodes.note_deleted(node, bytes, noted, || {});
         }
         if charging.take_unbooked() > 0 || charging.may_glow() {
             charging.account().set_estimated(true);
@@ -228,7 +240,7 @@ impl GuardFs {
 
     /// Returns how long after a change blocks may be freed that a file was charged for, where that happens by itself.
     pub(crate) fn trimmed_within(&self) -> Option<Duration> {
-        self.charging.as_ref().and_then(super::charging::Charging::trimmed_within)
+        self.charging.as_ref().and_then(Charging::trimmed_within)
     }
 
     /// Books what writing a file back has changed.
@@ -287,7 +299,7 @@ impl GuardFs {
 
     /// Returns the account that pays, if anything is counted.
     pub(crate) fn account(&self) -> Option<&Arc<Account>> {
-        self.charging.as_ref().map(super::charging::Charging::account)
+        self.charging.as_ref().map(Charging::account)
     }
 
     /// Returns how bytes are counted.

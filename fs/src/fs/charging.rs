@@ -17,6 +17,7 @@
 
 mod afterglow;
 mod density;
+mod mapping;
 mod names;
 
 use std::os::fd::BorrowedFd;
@@ -29,6 +30,7 @@ use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use rustix::io::Errno;
 
+pub(super) use self::mapping::Mapper;
 pub(super) use self::names::Names;
 use super::recount::Recount;
 use super::refusals;
@@ -73,15 +75,6 @@ pub(super) struct Charge {
     glows: AtomicBool,
 }
 
-/// An open for reading and writing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Mapper {
-    /// It is being opened.
-    New,
-    /// A worker before this one has opened it; what was granted then is not refused now.
-    Inherited,
-}
-
 /// How a file that is not open is reached.
 pub(super) type Reach<'a> = &'a dyn Fn(u64, Option<FileHandle>) -> Result<Option<Stat>, Errno>;
 
@@ -96,6 +89,11 @@ impl Charge {
 struct Charged {
     /// What `used` contains for it; `None` until it was looked at.
     bytes: Option<u64>,
+    /// What it was at the first look: whoever writes to a new file may look at it before its creation is booked.
+    first: u64,
+    /// Nothing of it is in `used` any more, and nothing that happens to it is booked: it has lost its last name, and
+    /// nobody has it open. Whoever holds the entry came too late, by a path that led to it a moment ago.
+    is_gone: bool,
     size: u64,
     /// Reserved beside it for stores through a shared mapping (see [`Charging::begin_mapping`]).
     hold: u64,
@@ -240,7 +238,7 @@ impl Charging {
     /// As fstat(2).
     pub(super) fn look(&self, node: u64, charge: &Charge, file: BorrowedFd<'_>) -> Result<(), Errno> {
         let mut state = charge.state.lock();
-        if state.bytes.is_none() {
+        if state.bytes.is_none() && !state.is_gone {
             let stat = rustix::fs::fstat(file)?;
             let bytes = self.accounting.charge_of_open(&stat);
             self.first_look(node, &mut state, size_of(&stat), bytes);
@@ -251,6 +249,7 @@ impl Charging {
 
     fn first_look(&self, node: u64, state: &mut Charged, size: u64, bytes: u64) {
         state.bytes = Some(bytes);
+        state.first = bytes;
         state.size = size;
         if let Some(recount) = &*self.recount.load() {
             recount.set(node, bytes, 1);
@@ -267,17 +266,6 @@ impl Charging {
             Some(_) | None => 0,
         };
         charge.dense_end.store(dense_end, Ordering::Release);
-    }
-
-    /// Enters an inode that was just created.
-    pub(super) fn created(&self, node: u64, charge: &Charge, stat: &Stat) {
-        // What is there stems from a file with this number that was removed below the mount.
-        let mut state = charge.state.lock();
-        let bytes = self.accounting.charge(stat);
-        self.first_look(node, &mut state, stat.stx_size, bytes);
-        if bytes > 0 {
-            self.account.settle(signed(bytes), 0);
-        }
     }
 
     /// Reserves what a write may take. Without `offset` inside the known part of the file nothing is looked up.
@@ -404,9 +392,8 @@ impl Charging {
     }
 
     /// Keeps an entry of an inode whose attributes are changed, so that the watcher's report of it is known as ours.
-    pub(super) fn note_touched(&self, node: u64, file: BorrowedFd<'_>) -> Result<(), Errno> {
-        let charge = self.entry(node);
-        self.look(node, &charge, file)?;
+    pub(super) fn note_touched(&self, node: u64, charge: &Charge, file: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.look(node, charge, file)?;
         charge.state.lock().changed = Some(Instant::now());
         Ok(())
     }
@@ -479,6 +466,9 @@ impl Charging {
         reservation: Option<Reservation<'_>>,
     ) -> i64 {
         let mut state = charge.state.lock();
+        if state.is_gone {
+            return 0;
+        }
         let stat = match rustix::fs::fstat(file) {
             Ok(stat) => stat,
             Err(errno) => {
@@ -519,86 +509,6 @@ impl Charging {
             tracing::debug!(ino = node, %errno, "no space is held for holes that a mapping may fill");
         }
         delta
-    }
-
-    /// Before a write far beyond the end of a file that may be mapped: the hole may be filled by stores. Returns up to
-    /// where holes are paid for, and the size.
-    fn hold_gap(&self, charge: &Charge, offset: u64) -> Result<(u64, u64), Errno> {
-        let mut state = charge.state.lock();
-        let gap = floor_block(offset).saturating_sub(ceil_block(state.size));
-        if state.mappers > 0 && gap > 0 {
-            let hold = state.hold + gap;
-            self.change_hold(&mut state, hold)?;
-        }
-        Ok((state.held_end(), state.size))
-    }
-
-    /// Gives back what was held for a gap that a refused write does not make.
-    fn trim_hold(&self, charge: &Charge) {
-        let mut state = charge.state.lock();
-        let wanted = ceil_block(state.size).saturating_sub(state.bytes.unwrap_or(0));
-        let released = state.hold.saturating_sub(wanted);
-        if released > 0 {
-            self.account.settle_held(0, released);
-            state.hold -= released;
-        }
-    }
-
-    fn change_hold(&self, state: &mut Charged, wanted: u64) -> Result<(), Errno> {
-        if state.hold != wanted {
-            // Whatever is held belongs to a file that may become as large as it looks.
-            let end = state.size.max(wanted);
-            self.account.adjust_hold(state.hold, wanted, end).map_err(|refusal| errno_of(&refusal))?;
-            state.hold = wanted;
-        }
-        Ok(())
-    }
-
-    /// Begins an open for reading and writing: a shared mapping of it may fill every hole unseen, so the holes are
-    /// reserved for as long as it is open.
-    ///
-    /// # Errors
-    /// `EDQUOT` or `ENOSPC` when they do not fit; as fstat(2).
-    pub(super) fn begin_mapping(
-        &self,
-        node: u64,
-        charge: &Charge,
-        file: BorrowedFd<'_>,
-        mapper: Mapper,
-    ) -> Result<(), Errno> {
-        self.look(node, charge, file)?;
-        let mut state = charge.state.lock();
-        let wanted = ceil_block(state.size).saturating_sub(state.bytes.unwrap_or(0));
-        match mapper {
-            Mapper::New => self.change_hold(&mut state, wanted)?,
-            Mapper::Inherited if state.hold == 0 => {
-                self.account.adopt_hold(wanted);
-                state.hold = wanted;
-            }
-            Mapper::Inherited => {}
-        }
-        state.mappers += 1;
-        Ok(())
-    }
-
-    /// Ends an open for reading and writing: books what stores through mappings have allocated.
-    pub(super) fn end_mapping(&self, node: u64, charge: &Charge, file: Option<BorrowedFd<'_>>) {
-        let mut state = charge.state.lock();
-        state.mappers = state.mappers.saturating_sub(1);
-        let was_last = state.mappers == 0;
-        drop(state);
-        match file {
-            Some(file) => {
-                self.settle(node, charge, file, None);
-            }
-            None if was_last => {
-                let mut state = charge.state.lock();
-                if self.change_hold(&mut state, 0).is_err() {
-                    tracing::error!(ino = node, "space that was held for a mapping is not given back");
-                }
-            }
-            None => {}
-        }
     }
 
     /// Takes part in a change of names. While the guard lives no recount is published.
@@ -658,16 +568,6 @@ impl Charging {
         if let Some(charge) = self.find(node) {
             charge.state.lock().handle = Some(handle);
         }
-    }
-
-    /// Drops an inode's entry and returns what was charged for it.
-    pub(super) fn forget(&self, node: u64) -> Option<u64> {
-        let charge = self.shard(node).lock().remove(&node)?;
-        let mut state = charge.state.lock();
-        if self.change_hold(&mut state, 0).is_err() {
-            tracing::error!(ino = node, "space that was held for a mapping is not given back");
-        }
-        state.bytes
     }
 }
 

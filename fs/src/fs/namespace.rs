@@ -336,14 +336,17 @@ impl GuardFs {
 
     /// Books an inode without a name, at once or, while it is open, at its last release.
     fn charge_no_longer(&self, names: &Names<'_>, charging: &Charging, node: u64, bytes: u64) {
-        let is_open = self.open_inodes.note_deleted(node, bytes, || {
+        let noted = || {
             self.table.set_life(node, Life::DeletedOpen);
             self.deleted_open.fetch_add(1, Ordering::AcqRel);
-        });
-        // Two last names may go at the same time, but the inode goes only once.
-        if !is_open && self.table.set_life(node, Life::Gone) != Life::Gone {
-            names.gone(node, charging.forget(node).unwrap_or(bytes));
-        }
+        };
+        let gone = || {
+            // Two last names may go at the same time, but the inode goes only once.
+            if self.table.set_life(node, Life::Gone) != Life::Gone {
+                names.gone(node, charging.forget(node).unwrap_or(bytes));
+            }
+        };
+        self.open_inodes.note_deleted(node, bytes, noted, gone);
     }
 
     /// Returns what `name` is, which is about to go.
@@ -382,6 +385,9 @@ impl GuardFs {
         let entry = self.entry_at(borrow(&dir), name)?;
         if let (Some(names), Some(inode)) = (&names, inode) {
             names.created(entry.node, inode);
+            if let (Some(charging), Operation::Create) = (&self.charging, operation) {
+                charging.created(entry.node, &entry.stat);
+            }
         }
         self.note(caller.did(operation, entry.node).at(parent, name));
         Ok(entry)

@@ -77,6 +77,9 @@ impl Charging {
 
     pub(super) fn look_again(&self, node: u64, charge: &Charge, reach: Reach<'_>) -> bool {
         let mut state = charge.state.lock();
+        if state.is_gone {
+            return true;
+        }
         let stat = match reach(node, state.handle) {
             Ok(Some(stat)) => stat,
             // Deleted meanwhile: who deleted it has booked that.
