@@ -21,6 +21,7 @@ mod once;
 mod open_files;
 mod open_flags;
 mod open_inodes;
+mod outlived;
 mod page_drop;
 mod reclaim;
 mod recount;
@@ -95,6 +96,7 @@ pub(crate) struct GuardFs {
     files: HandleTable<open_files::OpenFile>,
     streams: directory::Streams,
     open_inodes: open_inodes::OpenInodes,
+    outlived: outlived::Outlived,
     device: Arc<FuseDevice>,
     ownership: OwnershipPolicy,
     is_passthrough: AtomicBool,
@@ -239,6 +241,7 @@ impl GuardFs {
         Self {
             backing,
             journal: Journal::open(memory.clone()),
+            outlived: outlived::Outlived::open(memory.clone()),
             memory,
             table,
             files,
@@ -448,7 +451,7 @@ impl GuardFs {
     }
 
     /// Keeps a deleted inode reachable for as long as the kernel knows it.
-    fn pin(&self, node: u64, fd: OwnedFd) {
+    fn pin(&self, node: u64, fd: Arc<OwnedFd>) {
         self.reclaim.pin(node, fd);
         // The kernel may have forgotten the node before it was pinned.
         if !self.table.knows(node) {

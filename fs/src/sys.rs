@@ -11,6 +11,7 @@ pub(crate) mod extents;
 pub(crate) mod handle;
 pub(crate) mod identity;
 pub(crate) mod inherited;
+pub(crate) mod lease;
 pub(crate) mod mount;
 pub(crate) mod peer_groups;
 pub(crate) mod priority;

@@ -163,10 +163,13 @@ impl GuardFs {
                     return result;
                 }
             };
-            if self.deleted_open.load(Ordering::Acquire) == 0 || Instant::now() >= deadline {
+            if !is_retry && self.has_outlived() {
+                self.settle_all_outlived();
+            } else if self.deleted_open.load(Ordering::Acquire) == 0 || Instant::now() >= deadline {
                 return Err(refused);
+            } else {
+                std::thread::sleep(STEP);
             }
-            std::thread::sleep(STEP);
             is_retry = true;
         }
     }
@@ -191,7 +194,7 @@ impl GuardFs {
             };
             self.open_inodes.note_deleted(node, bytes, noted, || {});
         }
-        if charging.take_unbooked() > 0 || charging.may_glow() {
+        if charging.take_unbooked() > 0 || self.outlived.take_unwritten() > 0 || charging.may_glow() {
             charging.account().set_estimated(true);
         }
     }
@@ -200,6 +203,7 @@ impl GuardFs {
     /// so not before the first request is answered.
     pub(crate) fn restore_mappings(&self) {
         let Some(charging) = &self.charging else { return };
+        self.restore_outlived(charging);
         self.files.for_each(|open_file| {
             let begun = self.begin_mapping_again(open_file, charging);
             if let Err(errno) = begun {
@@ -234,6 +238,7 @@ impl GuardFs {
     /// Looks again at files that were closed a while ago; see [`super::charging`]. Called every few seconds.
     pub(crate) fn cool_charges(&self) {
         if let Some(charging) = &self.charging {
+            self.settle_all_outlived();
             charging.cool(Instant::now(), &|node, handle| self.reach(node, handle));
         }
     }

@@ -97,8 +97,10 @@ struct Charged {
     size: u64,
     /// Reserved beside it for stores through a shared mapping (see [`Charging::begin_mapping`]).
     hold: u64,
-    /// Opens that a shared writable mapping may come from.
+    /// Opens that a shared writable mapping may come from, and one for all mappings that have outlived theirs.
     mappers: u32,
+    /// A mapping may have outlived the last such open.
+    is_outlived: bool,
     changed: Option<Instant>,
     /// Changes under way that may leave holes. While there is one, nothing is known of the file's density.
     cutters: u32,

@@ -245,6 +245,7 @@ impl GuardFs {
         let child = self.backing.of_fd(opened.as_fd())?;
         let mut entry = self.entry(child)?;
         if let (Some(names), Some(inode), Some(charging)) = (&names, inode, &self.charging) {
+            self.end_outlived_namesake(names, charging, entry.node);
             names.created(entry.node, inode);
             charging.created(entry.node, &entry.stat);
         }
@@ -317,6 +318,7 @@ impl GuardFs {
                     drop(open_file);
                 });
                 if let Some(charging) = &self.charging {
+                    self.settle_released(node);
                     self.look_at_closed(node);
                     charging.let_go(node);
                 }
@@ -428,7 +430,10 @@ impl GuardFs {
 
     fn end_mapping(&self, node: u64, was_mapped: bool, inode: &OpenInodeState, file: Option<BorrowedFd<'_>>) {
         if let (true, Some(charging), Some(charge)) = (was_mapped, &self.charging, inode.charge.get()) {
-            charging.end_mapping(node, charge, file);
+            // Noted before the open ends, so that it is nowhere missing.
+            if charging.end_mapping(node, charge, file) {
+                self.outlive_held(node);
+            }
         }
     }
 
@@ -453,6 +458,7 @@ impl GuardFs {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let deleted = names.as_mut().map(|names| self.charge_again(names, node)).transpose()?;
+                let outlived = self.outlived_deleted_again(node);
                 let mode = if self.is_passthrough() {
                     // Until the table has the id, nobody else could close it.
                     self.journal.note_registering(Some(self.latest_id.load(Ordering::Acquire)));
@@ -469,12 +475,14 @@ impl GuardFs {
                             maybe_mapped_writable: 0,
                             mode,
                             state: Arc::default(),
-                            deleted: deleted.flatten(),
+                            deleted: deleted.flatten().or(outlived),
                         })
                     }
                     Err(errno) => {
                         self.journal.note_registering(None);
-                        if let (Some(Some(_)), Some(charging)) = (deleted, &self.charging) {
+                        if let (true, Some(charging)) =
+                            (deleted.flatten().or(outlived).is_some(), &self.charging)
+                        {
                             charging.account().set_estimated(true);
                         }
                         return Err(errno);
@@ -543,11 +551,13 @@ impl GuardFs {
             self.table.set_opens(node, opens, mode.backing_id());
             return;
         }
-        shard.remove(&node);
         if let (Some(names), Some(bytes), Some(charging)) = (&mut names, deleted, &self.charging) {
             names.begin();
-            names.gone(node, charging.forget(node).unwrap_or(bytes));
-            self.table.set_life(node, Life::Gone);
+            // It may be mapped: whoever released it looks.
+            if !self.outlive_deleted(node, charging.charged(node).unwrap_or(bytes)) {
+                names.gone(node, charging.forget(node).unwrap_or(bytes));
+                self.table.set_life(node, Life::Gone);
+            }
             self.deleted_open.fetch_sub(1, Ordering::AcqRel);
         }
         // Under the lock: a new first open must not register before the old id is gone, or the kernel could see two
@@ -559,6 +569,7 @@ impl GuardFs {
         }
         fail_point::reach(Stage::Unregistered);
         self.table.set_opens(node, 0, 0);
+        shard.remove(&node);
     }
 
     /// Whether a write by a holder of CAP_FSETID leaves the file's setuid and setgid bits. Not under `squash`: a

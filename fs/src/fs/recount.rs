@@ -160,6 +160,10 @@ impl GuardFs {
             let bytes = self.charging.as_ref().and_then(|charging| charging.charged(node)).unwrap_or(bytes);
             recount.set(node, bytes, 1);
         });
+        self.outlived.for_each_deleted(|node, bytes| {
+            let bytes = self.charging.as_ref().and_then(|charging| charging.charged(node)).unwrap_or(bytes);
+            recount.set(node, bytes, 1);
+        });
     }
 
     fn count_directory(&self, recount: &Recount, handle: &FileHandle) -> Result<(), Errno> {

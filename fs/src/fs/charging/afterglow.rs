@@ -27,8 +27,12 @@ impl Charging {
                 if Arc::strong_count(charge) > 1 {
                     return true;
                 }
-                let Some(changed) = charge.state.lock().changed else { return false };
-                closed.push((changed, *node));
+                let state = charge.state.lock();
+                let Some(changed) = state.changed else { return false };
+                // Space is held for a mapping of it.
+                if state.mappers == 0 {
+                    closed.push((changed, *node));
+                }
                 true
             });
         }

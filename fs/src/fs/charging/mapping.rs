@@ -79,23 +79,76 @@ impl Charging {
         Ok(())
     }
 
-    /// Ends an open for reading and writing: books what stores through mappings have allocated.
-    pub(in crate::fs) fn end_mapping(&self, node: u64, charge: &Charge, file: Option<BorrowedFd<'_>>) {
+    /// Ends an open for reading and writing: books what stores through mappings have allocated. Returns whether it was the
+    /// last one and something is still held for holes: until [`Self::end_outlived`].
+    pub(in crate::fs) fn end_mapping(
+        &self,
+        node: u64,
+        charge: &Charge,
+        file: Option<BorrowedFd<'_>>,
+    ) -> bool {
+        if let Some(file) = file {
+            self.settle(node, charge, file, None);
+        }
         let mut state = charge.state.lock();
+        if state.mappers == 1 && state.hold > 0 && !state.is_gone {
+            state.is_outlived = true;
+            return true;
+        }
         state.mappers = state.mappers.saturating_sub(1);
-        let was_last = state.mappers == 0;
-        drop(state);
-        match file {
-            Some(file) => {
-                self.settle(node, charge, file, None);
+        if state.mappers == 0 {
+            self.let_hold_go(node, &mut state);
+        }
+        false
+    }
+
+    /// As [`Self::begin_mapping`], for mappings whose descriptors were closed under a worker before this one.
+    ///
+    /// # Errors
+    /// As [`Self::begin_mapping`].
+    pub(in crate::fs) fn restore_outlived(&self, node: u64, file: BorrowedFd<'_>) -> Result<(), Errno> {
+        let charge = self.entry(node);
+        self.begin_mapping(node, &charge, file, Mapper::Inherited)?;
+        let mut state = charge.state.lock();
+        if state.is_outlived {
+            // It was opened and closed again meanwhile.
+            state.mappers -= 1;
+        }
+        state.is_outlived = true;
+        Ok(())
+    }
+
+    /// Books what stores through mappings that have outlived their descriptors have allocated so far.
+    pub(in crate::fs) fn settle_outlived(&self, node: u64, file: BorrowedFd<'_>) {
+        if let Some(charge) = self.find(node) {
+            let _pending = self.pending();
+            self.settle(node, &charge, file, None);
+        }
+    }
+
+    /// The last of those mappings is gone; books what they have allocated.
+    pub(in crate::fs) fn end_outlived(&self, node: u64, file: Option<BorrowedFd<'_>>) {
+        let Some(charge) = self.find(node) else { return };
+        {
+            let mut state = charge.state.lock();
+            if std::mem::take(&mut state.is_outlived) {
+                state.mappers = state.mappers.saturating_sub(1);
             }
-            None if was_last => {
-                let mut state = charge.state.lock();
-                if self.change_hold(&mut state, 0).is_err() {
-                    tracing::error!(ino = node, "space that was held for a mapping is not given back");
-                }
-            }
-            None => {}
+        }
+        let _pending = self.pending();
+        if let Some(file) = file {
+            self.settle(node, &charge, file, None);
+        }
+        let mut state = charge.state.lock();
+        if state.mappers == 0 {
+            self.let_hold_go(node, &mut state);
+        }
+    }
+
+    /// Gives back all that is held for a file.
+    pub(super) fn let_hold_go(&self, node: u64, state: &mut Charged) {
+        if self.change_hold(state, 0).is_err() {
+            tracing::error!(ino = node, "space that was held for a mapping is not given back");
         }
     }
 }

@@ -110,9 +110,7 @@ impl Charging {
     /// The same for an entry that was made after that.
     pub(in crate::fs) fn mark_gone(&self, node: u64, charge: &Charge) -> Option<u64> {
         let mut state = charge.state.lock();
-        if self.change_hold(&mut state, 0).is_err() {
-            tracing::error!(ino = node, "space that was held for a mapping is not given back");
-        }
+        self.let_hold_go(node, &mut state);
         state.is_gone = true;
         charge.dense_end.store(0, Ordering::Release);
         state.bytes
@@ -129,6 +127,7 @@ impl Charging {
             if let (Some(bytes), false) = (state.bytes, state.is_gone) {
                 self.account.settle(signed(state.first) - signed(bytes), 0);
             }
+            self.let_hold_go(node, &mut state);
             state.is_gone = true;
             stale.dense_end.store(0, Ordering::Release);
         }
