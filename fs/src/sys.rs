@@ -18,3 +18,4 @@ pub(crate) mod priority;
 mod read_buffer;
 pub(crate) mod shared_memory;
 pub(crate) mod signals;
+pub(crate) mod writeback;

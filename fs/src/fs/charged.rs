@@ -1,6 +1,6 @@
 //! How operations are charged: what they call around their effect.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 use rustix::fs::{OFlags, StatVfs};
 use rustix::io::Errno;
 
-use super::charging::{Charge, Charging, Names};
+use super::charging::{Charge, Charging, Names, ceil_block};
 use super::{GuardFs, borrow, refusals};
 use crate::accounting::Accounting;
 use crate::backing::{Backing, Stat, stat_of};
 use crate::inode::Life;
 use crate::quota::{Account, Cells, HostSpace, Ledger};
 use crate::state::mark;
+use crate::sys::extents;
 use crate::sys::handle::FileHandle;
 use crate::sys::shared_memory::SharedMemory;
+use crate::sys::writeback;
 
 /// How long a refused operation waits for files that were closed a moment ago to be released, and how often it looks.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -239,13 +241,10 @@ impl GuardFs {
     pub(crate) fn cool_charges(&self) {
         if let Some(charging) = &self.charging {
             self.settle_all_outlived();
-            charging.cool(Instant::now(), &|node, handle| self.reach(node, handle));
+            charging.cool(Instant::now(), &|node, handle| self.reach(node, handle), &|node, handle, size| {
+                self.is_still(node, handle, size)
+            });
         }
-    }
-
-    /// Returns how long after a change blocks may be freed that a file was charged for, where that happens by itself.
-    pub(crate) fn trimmed_within(&self) -> Option<Duration> {
-        self.charging.as_ref().and_then(Charging::trimmed_within)
     }
 
     /// Books what writing a file back has changed.
@@ -290,14 +289,42 @@ impl GuardFs {
 
     /// Looks at an inode that may not be open; `None` if it is gone.
     fn reach(&self, node: u64, handle: Option<FileHandle>) -> Result<Option<Stat>, Errno> {
+        let Some(file) = self.open_reached(node, handle, OFlags::PATH)? else { return Ok(None) };
+        let stat = stat_of(file.as_fd())?;
+        // Another file may have had the name when the handle was taken.
+        Ok((stat.stx_nlink > 0 && self.node_of(&stat)? == node).then_some(stat))
+    }
+
+    /// See [`super::charging::Still`].
+    fn is_still(&self, node: u64, handle: Option<FileHandle>, size: Option<u64>) -> Result<bool, Errno> {
+        let Some(file) = self.open_reached(node, handle, OFlags::RDONLY | OFlags::NONBLOCK)? else {
+            return Ok(true);
+        };
+        writeback::write_out(file.as_fd())?;
+        match size {
+            Some(size) => extents::has_any_from(file.as_fd(), ceil_block(size)).map(|is_beyond| !is_beyond),
+            None => Ok(true),
+        }
+    }
+
+    fn open_reached(
+        &self,
+        node: u64,
+        handle: Option<FileHandle>,
+        flags: OFlags,
+    ) -> Result<Option<OwnedFd>, Errno> {
         let handle = match (self.table.get(node), handle) {
             (Ok(inode), _) => inode.handle,
             (Err(_), Some(handle)) => handle,
-            (Err(_), None) => return Ok(None),
+            (Err(_), None) => {
+                // The kernel has forgotten it, and nobody has noted how it is reached.
+                self.note_foreign_edit();
+                return Ok(None);
+            }
         };
-        match self.backing.open(&handle, OFlags::PATH | OFlags::NOFOLLOW).and_then(|fd| stat_of(fd.as_fd())) {
-            Ok(stat) if stat.stx_nlink > 0 => Ok(Some(stat)),
-            Ok(_) | Err(Errno::STALE) => Ok(None),
+        match self.backing.open(&handle, flags | OFlags::NOFOLLOW) {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::STALE) => Ok(None),
             Err(errno) => Err(errno),
         }
     }

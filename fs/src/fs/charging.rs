@@ -7,10 +7,12 @@
 //! book the difference to what was charged before, under the entry's lock). Differences telescope, so that neither
 //! the order of racing writers nor a short or failed call matters.
 //!
-//! Filesystems change `st_blocks` after the fact: ext4 allocates extent blocks and btrfs inlines small files when
-//! dirty pages are written back. So the entry of a larger file outlives its last change by [`AFTERGLOW`] and is looked
-//! at once more. Every other entry stays for [`ECHO`]: the watcher reports our own changes like foreign ones, and a
-//! change of an inode without an entry is one that went past us.
+//! Filesystems change `st_blocks` after the fact: ext4 and XFS allocate blocks for the tree of extents and btrfs inlines
+//! small files when dirty pages are written back, XFS frees what it has allocated beyond the end minutes later. So an
+//! inode whose blocks may still move *glows*: its entry stays and is looked at now and then, until it is known that
+//! nothing moves any more (written out, nothing beyond the end). An inode without an entry is still, therefore, and
+//! its charge is what statx(2) says. Every other entry stays for [`ECHO`]: the watcher reports our own changes like
+//! foreign ones, and a change of an inode without an entry is one that went past us.
 //!
 //! Locks, in this order: the namespace gate (shared by all changes of names, taken exclusively for an instant by a
 //! recount that publishes), a shard of the table, one entry, a shard of the recount.
@@ -28,6 +30,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 pub(super) use self::mapping::Mapper;
@@ -45,13 +48,17 @@ use crate::sys::shared_memory::SharedMemory;
 pub(super) const BLOCK: u64 = 4096;
 /// Locks that the table is divided by.
 const SHARDS: usize = 64;
-/// Dirty pages are written back after 30 s at most (`vm.dirty_expire_centisecs`), looked for every 5 s.
+/// Dirty pages are written back after 30 s by default (`vm.dirty_expire_centisecs`), looked for every 5 s. What has not
+/// been by then is written out before the entry goes.
 const AFTERGLOW: Duration = Duration::from_secs(40);
-/// XFS keeps some of what it allocated beyond a file's end for five minutes (`fs.xfs.speculative_prealloc_lifetime`).
-const TRIMMED_WITHIN: Duration = Duration::from_secs(330);
+/// XFS keeps some of what it allocated beyond a file's end for a while (`fs.xfs.speculative_prealloc_lifetime`, five
+/// minutes by default). What is there after so long was asked for by fallocate(2) and stays.
+const TRIMMED_WITHIN: Duration = Duration::from_secs(3600);
+/// The first look at a file that glows; each further one comes after twice the time.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
 /// How long a report of our own change may take.
 const ECHO: Duration = Duration::from_secs(10);
-/// Entries of files that are not open at most; beyond that the oldest are looked at early.
+/// Entries of files that are not open; beyond that the oldest are written out early.
 const MAX_GLOWING: usize = 65_536;
 /// A file of so many bytes fits into the extents that an ext4 inode holds itself.
 const SELF_CONTAINED: u64 = 4 * BLOCK;
@@ -73,10 +80,16 @@ pub(super) struct Charge {
     dense_end: AtomicU64,
     /// It may change once more when it is written back.
     glows: AtomicBool,
+    /// A change of it was booked, so that the entry stays for a while after the last close.
+    is_kept: AtomicBool,
 }
 
 /// How a file that is not open is reached.
 pub(super) type Reach<'a> = &'a dyn Fn(u64, Option<FileHandle>) -> Result<Option<Stat>, Errno>;
+
+/// Writes such a file out and tells whether its blocks move no more. Given a size, that of a file which may have blocks
+/// beyond it that go some day.
+pub(super) type Still<'a> = &'a dyn Fn(u64, Option<FileHandle>, Option<u64>) -> Result<bool, Errno>;
 
 impl Charge {
     /// Whether the file may have holes, for which blocks beyond its end make up in what it is charged.
@@ -102,6 +115,8 @@ struct Charged {
     /// A mapping may have outlived the last such open.
     is_outlived: bool,
     changed: Option<Instant>,
+    /// How often it was looked at since.
+    looks: u32,
     /// Changes under way that may leave holes. While there is one, nothing is known of the file's density.
     cutters: u32,
     /// How it is reached once the kernel has forgotten it.
@@ -193,9 +208,18 @@ impl Charging {
         last != 0 && seconds_since_boot().saturating_sub(last) <= AFTERGLOW.as_secs()
     }
 
-    /// Returns how long after a change blocks may be freed that a file was charged for.
-    pub(super) fn trimmed_within(&self) -> Option<Duration> {
-        (self.accounting == Accounting::AllocatedToSize).then_some(TRIMMED_WITHIN)
+    /// Whether blocks of a file may move that was changed below the mount, or by a worker before this one.
+    fn may_glow_below(&self, stat: &Stat) -> bool {
+        let bytes = self.accounting.charge(stat).max(stat.stx_size);
+        let glows_for = match self.accounting {
+            Accounting::Allocated if bytes > SELF_CONTAINED => AFTERGLOW,
+            Accounting::AllocatedToSize => TRIMMED_WITHIN,
+            Accounting::Allocated | Accounting::Logical => return false,
+        };
+        let is_file = FileType::from_raw_mode(u32::from(stat.stx_mode)) == FileType::RegularFile;
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+        let age = now.saturating_sub(stat.stx_ctime.tv_sec);
+        is_file && bytes > 0 && u64::try_from(age).unwrap_or(0) <= glows_for.as_secs()
     }
 
     fn note_glow(&self) {
@@ -352,7 +376,9 @@ impl Charging {
                 .is_ok(),
             Growth::Blocks => false,
         };
-        if is_as_known { 0 } else { self.settle_change(node, charge, file, admitted) }
+        // The first write is booked in any case: an overwritten extent may be split when it is written back.
+        let is_free = is_as_known && charge.is_kept.load(Ordering::Relaxed);
+        if is_free { 0 } else { self.settle_change(node, charge, file, admitted) }
     }
 
     /// Reserves a range that is allocated or copied as a whole, or as much of it as fits when `least` is smaller.
@@ -498,10 +524,14 @@ impl Charging {
         state.size = size;
         state.hold -= released;
         state.changed = Some(Instant::now());
+        state.looks = 0;
+        charge.is_kept.store(true, Ordering::Relaxed);
         // Once it has needed blocks for its extents, they may go a while after the data.
-        let glows = charge.glows.load(Ordering::Relaxed)
-            || bytes.max(size) > SELF_CONTAINED
-            || self.accounting != Accounting::Allocated;
+        let glows = match self.accounting {
+            Accounting::Allocated => charge.glows.load(Ordering::Relaxed) || bytes.max(size) > SELF_CONTAINED,
+            Accounting::AllocatedToSize => true,
+            Accounting::Logical => false,
+        };
         charge.glows.store(glows, Ordering::Relaxed);
         if glows {
             self.note_glow();
@@ -525,11 +555,32 @@ impl Charging {
     }
 
     /// Counts an inode for a recount: by its entry if it has one, else by what statx(2) said a moment ago.
-    pub(super) fn count(&self, recount: &Recount, node: u64, stat: &Stat) {
-        let shard = self.shard(node).lock();
+    pub(super) fn count(
+        &self,
+        recount: &Recount,
+        node: u64,
+        stat: &Stat,
+        handle: impl FnOnce() -> Result<FileHandle, Errno>,
+    ) {
+        let mut shard = self.shard(node).lock();
         let Some(charge) = shard.get(&node).cloned() else {
             // Nobody can make an entry, and so change the file, before this is done.
-            recount.lock(node).set_if_absent(node, self.accounting.charge(stat), 1);
+            let bytes = self.accounting.charge(stat);
+            recount.lock(node).set_if_absent(node, bytes, 1);
+            // Gone again where it has no handle.
+            if self.may_glow_below(stat)
+                && shard.len() < MAX_GLOWING / SHARDS
+                && let Ok(handle) = handle()
+            {
+                let charge = Charge { glows: AtomicBool::new(true), ..Charge::default() };
+                {
+                    let mut state = charge.state.lock();
+                    (state.bytes, state.size) = (Some(bytes), stat.stx_size);
+                    state.changed = Some(Instant::now());
+                    state.handle = Some(handle);
+                }
+                shard.insert(node, Arc::new(charge));
+            }
             return;
         };
         drop(shard);
@@ -557,10 +608,15 @@ impl Charging {
     /// Lets go of an entry that nobody holds and under which nothing was changed.
     pub(super) fn let_go(&self, node: u64) {
         let mut shard = self.shard(node).lock();
-        if let Some(charge) = shard.get(&node)
-            && Arc::strong_count(charge) == 1
-            && charge.state.lock().changed.is_none()
-        {
+        let is_needless = shard.get(&node).is_some_and(|charge| {
+            let mut state = charge.state.lock();
+            if charge.is_kept.load(Ordering::Relaxed) {
+                // Also by writes that took no space.
+                state.changed = Some(Instant::now());
+            }
+            Arc::strong_count(charge) == 1 && state.changed.is_none() && state.mappers == 0
+        });
+        if is_needless {
             shard.remove(&node);
         }
     }

@@ -346,19 +346,22 @@ impl GuardFs {
         fd: &Arc<OwnedFd>,
     ) {
         let is_outlived = self.outlives(node, fd, bytes);
+        names.nameless(node, bytes);
         let noted = || {
             self.table.set_life(node, Life::DeletedOpen);
             self.deleted_open.fetch_add(1, Ordering::AcqRel);
         };
         let gone = || {
+            // Two last names may go at the same time, but the inode goes only once.
+            if self.table.life(node) != Life::Named {
+                return;
+            }
             if is_outlived && self.outlive_removed(node, bytes, fd) {
                 self.table.set_life(node, Life::DeletedOpen);
                 return;
             }
-            // Two last names may go at the same time, but the inode goes only once.
-            if self.table.set_life(node, Life::Gone) != Life::Gone {
-                names.gone(node, charging.forget(node).unwrap_or(bytes));
-            }
+            self.table.set_life(node, Life::Gone);
+            names.gone(node, charging.forget(node).unwrap_or(bytes));
         };
         self.open_inodes.note_deleted(node, bytes, noted, gone);
     }

@@ -268,9 +268,14 @@ impl GuardFs {
         for node in self.outlived.nodes() {
             let Some(kept) = self.outlived.get(node).filter(|kept| kept.is_held) else { continue };
             let restored = self.open_outlived(&kept).and_then(|file| {
-                charging.restore_outlived(node, file.as_fd())?;
+                charging.restore_outlived(node, file.as_fd(), kept.handle)?;
                 Ok(())
             });
+            if self.outlived.get(node).is_none() {
+                // Ended by a request meanwhile.
+                charging.end_outlived(node, None);
+                continue;
+            }
             match restored {
                 Ok(()) => {}
                 Err(Errno::STALE) => self.end_outlived(node, None),

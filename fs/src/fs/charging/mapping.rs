@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 
 use super::{Charge, Charged, Charging, ceil_block, errno_of, floor_block};
+use crate::sys::handle::FileHandle;
 
 /// An open for reading and writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,7 +107,12 @@ impl Charging {
     ///
     /// # Errors
     /// As [`Self::begin_mapping`].
-    pub(in crate::fs) fn restore_outlived(&self, node: u64, file: BorrowedFd<'_>) -> Result<(), Errno> {
+    pub(in crate::fs) fn restore_outlived(
+        &self,
+        node: u64,
+        file: BorrowedFd<'_>,
+        handle: FileHandle,
+    ) -> Result<(), Errno> {
         let charge = self.entry(node);
         self.begin_mapping(node, &charge, file, Mapper::Inherited)?;
         let mut state = charge.state.lock();
@@ -115,6 +121,8 @@ impl Charging {
             state.mappers -= 1;
         }
         state.is_outlived = true;
+        // The kernel may have forgotten the inode under the worker before this one.
+        state.handle = Some(handle);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use parking_lot::RwLockReadGuard;
 use rustix::io::Errno;
@@ -9,6 +10,7 @@ use rustix::io::Errno;
 use super::{Charge, Charging, Pending, errno_of, signed};
 use crate::backing::Stat;
 use crate::quota::Reservation;
+use crate::sys::handle::FileHandle;
 
 /// A change of names under way.
 pub(in crate::fs) struct Names<'a> {
@@ -47,6 +49,14 @@ impl<'a> Names<'a> {
         }
     }
 
+    /// Tells a recount of an inode that has lost its last name: the walk cannot find it any more, and it may stay open.
+    pub(in crate::fs) fn nameless(&self, node: u64, bytes: u64) {
+        if let Some(recount) = &*self.charging.recount.load() {
+            let bytes = self.charging.charged(node).unwrap_or(bytes);
+            recount.lock(node).set_if_absent(node, bytes, 1);
+        }
+    }
+
     /// Books an inode that is gone: nothing refers to it any more.
     pub(in crate::fs) fn gone(&self, node: u64, bytes: u64) {
         let recount = self.charging.recount.load();
@@ -71,9 +81,9 @@ impl<'a> Names<'a> {
     }
 
     /// Tells a recount of an inode that may have moved from where it has not looked yet to where it has.
-    pub(in crate::fs) fn moved(&self, node: u64, stat: &Stat) {
+    pub(in crate::fs) fn moved(&self, node: u64, stat: &Stat, handle: FileHandle) {
         if let Some(recount) = &*self.charging.recount.load() {
-            self.charging.count(recount, node, stat);
+            self.charging.count(recount, node, stat, || Ok(handle));
         }
     }
 }
@@ -90,6 +100,8 @@ impl Charging {
             // was removed below the mount, after which the project is counted anyway.
             charge.dense_end.store(0, Ordering::Release);
         }
+        // The watcher reports it as changed, as it does foreign ones.
+        state.changed = Some(Instant::now());
         let recount = self.recount.load();
         let counted = recount.as_ref().map(|recount| recount.lock(node));
         if state.first > 0 {
