@@ -35,7 +35,7 @@ const LINES: usize = mark::OUTLIVED_LINES;
 /// Deleted files that are kept reachable by a descriptor at most; others by their handle, which not every filesystem
 /// opens once the name is gone.
 const MAX_FDS: usize = 1024;
-/// A removed file of so many bytes is looked at: it may be mapped. Smaller ones are not worth the 4 µs.
+/// A removed file of so many bytes is looked at: it may be mapped. Smaller ones are not worth an open and three fcntl(2).
 const WORTH_A_LOOK: u64 = 64 * 1024;
 /// close(2) ends the kernel's own open of the backing file a moment after it has told of the release.
 const MOMENT: Duration = Duration::from_micros(200);

@@ -22,7 +22,7 @@ pub(crate) enum Others {
 /// Whether the file of `file`, which must be open for reading only, is open a second time; a mapping counts like the
 /// descriptor that it was made from (`check_conflicting_open` in fs/locks.c).
 ///
-/// The lease is given back at once. Somebody who opens the file within that microsecond waits for it; with `O_NONBLOCK`
+/// The lease is given back at once. Somebody who opens the file within that moment waits for it; with `O_NONBLOCK`
 /// they would get `EAGAIN`.
 ///
 /// # Errors
