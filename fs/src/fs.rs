@@ -20,6 +20,8 @@ mod namespace;
 mod once;
 mod open_files;
 mod open_flags;
+mod open_inodes;
+mod outlived;
 mod page_drop;
 mod reclaim;
 mod recount;
@@ -43,7 +45,8 @@ pub(crate) use caller::Caller;
 pub(crate) use charged::Seat;
 pub(crate) use data::{ReadTarget, WriteOrigin};
 pub(crate) use directory::DirectoryEntry;
-pub(crate) use open_files::{DataMode, Opened};
+pub(crate) use open_files::Opened;
+pub(crate) use open_inodes::DataMode;
 pub use recount::Recounted;
 pub(crate) use refusals::Refused;
 pub(crate) use virtual_dir::{Page, Pages, RequestLine, is_virtual};
@@ -92,7 +95,8 @@ pub(crate) struct GuardFs {
     table: InodeTable,
     files: HandleTable<open_files::OpenFile>,
     streams: directory::Streams,
-    open_inodes: open_files::OpenInodes,
+    open_inodes: open_inodes::OpenInodes,
+    outlived: outlived::Outlived,
     device: Arc<FuseDevice>,
     ownership: OwnershipPolicy,
     is_passthrough: AtomicBool,
@@ -122,7 +126,7 @@ pub(crate) struct GuardFs {
 struct Tables {
     table: InodeTable,
     files: HandleTable<open_files::OpenFile>,
-    open_inodes: open_files::OpenInodes,
+    open_inodes: open_inodes::OpenInodes,
 }
 
 /// A node with its attributes, as replies carry it. The kernel's reference is already counted.
@@ -150,7 +154,7 @@ impl GuardFs {
     ) -> Result<Self, Errno> {
         let table = InodeTable::create(memory.clone(), backing.root_handle(), backing.root_device())?;
         let files = HandleTable::new(memory.clone(), FILES, mark::FILES);
-        let open_inodes = open_files::OpenInodes::new();
+        let open_inodes = open_inodes::OpenInodes::new();
         let new = seat.clone();
         let tables = Tables { table, files, open_inodes };
         let fs = Self::over(backing, memory, device, ownership, seat, tracker, pages, tables);
@@ -172,7 +176,7 @@ impl GuardFs {
     ) -> Self {
         let (table, registered) = InodeTable::attach(memory.clone(), backing.root_device());
         let ids: FxHashMap<u64, u32> = registered.iter().copied().collect();
-        let open_inodes = open_files::OpenInodes::new();
+        let open_inodes = open_inodes::OpenInodes::new();
         let files = HandleTable::attach(memory.clone(), FILES, mark::FILES, |remembered| {
             let id = ids.get(&remembered.node).copied().unwrap_or(0);
             open_files::OpenFile::remembered(remembered, open_inodes.restore(remembered, id))
@@ -237,6 +241,7 @@ impl GuardFs {
         Self {
             backing,
             journal: Journal::open(memory.clone()),
+            outlived: outlived::Outlived::open(memory.clone()),
             memory,
             table,
             files,
@@ -446,7 +451,7 @@ impl GuardFs {
     }
 
     /// Keeps a deleted inode reachable for as long as the kernel knows it.
-    fn pin(&self, node: u64, fd: OwnedFd) {
+    fn pin(&self, node: u64, fd: Arc<OwnedFd>) {
         self.reclaim.pin(node, fd);
         // The kernel may have forgotten the node before it was pinned.
         if !self.table.knows(node) {

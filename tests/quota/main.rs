@@ -8,6 +8,7 @@ mod full;
 #[cfg(test)]
 mod ground;
 #[cfg(test)]
+mod mappings;
 mod operations;
 #[cfg(test)]
 mod outside;

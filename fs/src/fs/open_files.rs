@@ -8,17 +8,17 @@
 use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::charging::{Charge, Charging, Mapper, Names};
 use super::kept_fd::{FileRef, KeptFd};
 use super::open_flags::{has_privileged_mode, strip_privilege, worker_flags};
+use super::open_inodes::{DataMode, OpenInode, OpenInodeState};
 use super::virtual_dir::is_virtual_handle;
 use super::{Caller, Entry as NodeEntry, GuardFs, borrow};
 use crate::backing::stat_of;
@@ -29,20 +29,8 @@ use crate::journal::Running;
 use crate::sys::identity;
 use crate::tracker::{OpenTally, Operation};
 
-/// Locks that the open inodes are divided by.
-const SHARDS: usize = 64;
-
 /// Noted by a release once the number is free.
 const RELEASED: u64 = 1;
-
-/// How data of an inode flows while it is open anywhere.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum DataMode {
-    /// In the kernel, on the backing file with this id.
-    Passthrough(u32),
-    /// Through the worker and the kernel's page cache.
-    Cached,
-}
 
 /// What a reply to OPEN or CREATE carries.
 pub(crate) struct Opened {
@@ -76,16 +64,6 @@ enum MappingHold {
     Unknown,
     Begun,
     Ended,
-}
-
-/// What every open of one inode shares.
-#[derive(Default)]
-pub(super) struct OpenInodeState {
-    /// The file may have setuid or setgid, which a writer with CAP_FSETID keeps. Set at open and by chmod(2),
-    /// never cleared: it only decides whether a rare extra step is worth while.
-    may_be_privileged: AtomicBool,
-    /// What the inode is charged for; entered by the first open that can change it.
-    charge: OnceLock<Arc<Charge>>,
 }
 
 impl OpenFile {
@@ -169,94 +147,6 @@ impl OpenFile {
     /// Returns the backing descriptor if there is one.
     pub(super) fn file_if_open(&self) -> Option<BorrowedFd<'_>> {
         self.file.get().map(KeptFd::as_fd)
-    }
-}
-
-/// The inodes that are open at this moment, with how.
-pub(super) struct OpenInodes(Vec<Mutex<FxHashMap<u64, OpenInode>>>);
-
-struct OpenInode {
-    opens: u32,
-    maybe_mapped_writable: u32,
-    mode: DataMode,
-    state: Arc<OpenInodeState>,
-    /// What it was charged for when it lost its last name.
-    deleted: Option<u64>,
-}
-
-impl OpenInodes {
-    pub(super) fn new() -> Self {
-        Self((0..SHARDS).map(|_| Mutex::new(FxHashMap::default())).collect())
-    }
-
-    pub(super) fn may_be_mapped_writable(&self, node: u64) -> bool {
-        self.shard(node).lock().get(&node).is_some_and(|inode| inode.maybe_mapped_writable > 0)
-    }
-
-    /// Enters an open that a worker before this one had, under the backing id that it had registered.
-    pub(super) fn restore(&self, remembered: Remembered, backing_id: u32) -> Arc<OpenInodeState> {
-        let mode = if backing_id == 0 { DataMode::Cached } else { DataMode::Passthrough(backing_id) };
-        let mut shard = self.shard(remembered.node).lock();
-        let inode = shard.entry(remembered.node).or_insert_with(|| OpenInode {
-            opens: 0,
-            maybe_mapped_writable: 0,
-            mode,
-            state: Arc::default(),
-            deleted: None,
-        });
-        // Whether it has setuid or setgid is not remembered; a needless step at each write is the price.
-        inode.state.may_be_privileged.store(true, Ordering::Relaxed);
-        inode.opens += 1;
-        let access = OFlags::from_bits_retain(remembered.flags) & OFlags::ACCMODE;
-        inode.maybe_mapped_writable += u32::from(access == OFlags::RDWR);
-        inode.state.clone()
-    }
-
-    /// Returns how data of an open inode flows.
-    fn mode(&self, node: u64) -> Option<DataMode> {
-        self.shard(node).lock().get(&node).map(|inode| inode.mode)
-    }
-
-    /// Whether an inode is open.
-    pub(super) fn contains(&self, node: u64) -> bool {
-        self.shard(node).lock().contains_key(&node)
-    }
-
-    /// Notes that an inode has lost its last name, with what it is charged for, and calls `noted` if nobody has
-    /// noted so before. Returns whether it is open.
-    pub(super) fn note_deleted(&self, node: u64, bytes: u64, noted: impl FnOnce()) -> bool {
-        let mut shard = self.shard(node).lock();
-        let Some(inode) = shard.get_mut(&node) else { return false };
-        if inode.deleted.is_none() {
-            inode.deleted = Some(bytes);
-            noted();
-        }
-        true
-    }
-
-    /// Returns every open inode.
-    pub(super) fn nodes(&self) -> Vec<u64> {
-        self.0.iter().flat_map(|shard| shard.lock().keys().copied().collect::<Vec<_>>()).collect()
-    }
-
-    /// Calls `visit` with every inode that is open without a name and what it was charged for when it lost it.
-    pub(super) fn for_each_deleted(&self, mut visit: impl FnMut(u64, u64)) {
-        for shard in &self.0 {
-            let deleted: Vec<(u64, u64)> =
-                shard.lock().iter().filter_map(|(node, inode)| Some((*node, inode.deleted?))).collect();
-            deleted.into_iter().for_each(|(node, bytes)| visit(node, bytes));
-        }
-    }
-
-    /// Notes that a file got setuid or setgid bits while it is open.
-    pub(super) fn note_privileged(&self, node: u64) {
-        if let Some(inode) = self.shard(node).lock().get(&node) {
-            inode.state.may_be_privileged.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn shard(&self, node: u64) -> &Mutex<FxHashMap<u64, OpenInode>> {
-        &self.0[node as usize % SHARDS]
     }
 }
 
@@ -355,9 +245,9 @@ impl GuardFs {
         let child = self.backing.of_fd(opened.as_fd())?;
         let mut entry = self.entry(child)?;
         if let (Some(names), Some(inode), Some(charging)) = (&names, inode, &self.charging) {
+            self.end_outlived_namesake(names, charging, entry.node);
             names.created(entry.node, inode);
-            let charge = charging.entry(entry.node);
-            charging.created(entry.node, &charge, &entry.stat);
+            charging.created(entry.node, &entry.stat);
         }
         drop(names);
         self.note(caller.did(Operation::Create, entry.node).at(parent, name));
@@ -428,6 +318,7 @@ impl GuardFs {
                     drop(open_file);
                 });
                 if let Some(charging) = &self.charging {
+                    self.settle_released(node);
                     self.look_at_closed(node);
                     charging.let_go(node);
                 }
@@ -539,7 +430,10 @@ impl GuardFs {
 
     fn end_mapping(&self, node: u64, was_mapped: bool, inode: &OpenInodeState, file: Option<BorrowedFd<'_>>) {
         if let (true, Some(charging), Some(charge)) = (was_mapped, &self.charging, inode.charge.get()) {
-            charging.end_mapping(node, charge, file);
+            // Noted before the open ends, so that it is nowhere missing.
+            if charging.end_mapping(node, charge, file) {
+                self.outlive_held(node);
+            }
         }
     }
 
@@ -564,6 +458,7 @@ impl GuardFs {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let deleted = names.as_mut().map(|names| self.charge_again(names, node)).transpose()?;
+                let outlived = self.outlived_deleted_again(node);
                 let mode = if self.is_passthrough() {
                     // Until the table has the id, nobody else could close it.
                     self.journal.note_registering(Some(self.latest_id.load(Ordering::Acquire)));
@@ -580,12 +475,14 @@ impl GuardFs {
                             maybe_mapped_writable: 0,
                             mode,
                             state: Arc::default(),
-                            deleted: deleted.flatten(),
+                            deleted: deleted.flatten().or(outlived),
                         })
                     }
                     Err(errno) => {
                         self.journal.note_registering(None);
-                        if let (Some(Some(_)), Some(charging)) = (deleted, &self.charging) {
+                        if let (true, Some(charging)) =
+                            (deleted.flatten().or(outlived).is_some(), &self.charging)
+                        {
                             charging.account().set_estimated(true);
                         }
                         return Err(errno);
@@ -622,14 +519,14 @@ impl GuardFs {
     /// An inode that was booked as gone is opened after all (its open(2) was under way): it is charged again until
     /// it is released.
     fn charge_again(&self, names: &mut Names<'_>, node: u64) -> Result<Option<u64>, Errno> {
-        let Some(charging) = &self.charging else { return Ok(None) };
         if self.table.life(node) != Life::Gone {
             return Ok(None);
         }
-        let bytes = charging.accounting().charge(&stat_of(borrow(&self.node_fd(node)?))?);
+        let stat = stat_of(borrow(&self.node_fd(node)?))?;
         names.begin();
-        names.back(node, bytes);
+        // First: whoever sees that it is gone marks the entry that they find.
         self.table.set_life(node, Life::DeletedOpen);
+        let bytes = names.back(node, &stat);
         self.deleted_open.fetch_add(1, Ordering::AcqRel);
         Ok(Some(bytes))
     }
@@ -654,11 +551,13 @@ impl GuardFs {
             self.table.set_opens(node, opens, mode.backing_id());
             return;
         }
-        shard.remove(&node);
         if let (Some(names), Some(bytes), Some(charging)) = (&mut names, deleted, &self.charging) {
             names.begin();
-            names.gone(node, charging.forget(node).unwrap_or(bytes));
-            self.table.set_life(node, Life::Gone);
+            // It may be mapped: whoever released it looks.
+            if !self.outlive_deleted(node, charging.charged(node).unwrap_or(bytes)) {
+                names.gone(node, charging.forget(node).unwrap_or(bytes));
+                self.table.set_life(node, Life::Gone);
+            }
             self.deleted_open.fetch_sub(1, Ordering::AcqRel);
         }
         // Under the lock: a new first open must not register before the old id is gone, or the kernel could see two
@@ -670,6 +569,7 @@ impl GuardFs {
         }
         fail_point::reach(Stage::Unregistered);
         self.table.set_opens(node, 0, 0);
+        shard.remove(&node);
     }
 
     /// Whether a write by a holder of CAP_FSETID leaves the file's setuid and setgid bits. Not under `squash`: a
@@ -687,14 +587,5 @@ impl GuardFs {
     pub(super) fn allowed_mode(&self, mode: u32) -> u32 {
         let privileged = if self.is_squashed() { libc::S_ISUID | libc::S_ISGID } else { 0 };
         mode & 0o7777 & !privileged
-    }
-}
-
-impl DataMode {
-    fn backing_id(self) -> u32 {
-        match self {
-            Self::Passthrough(id) => id,
-            Self::Cached => 0,
-        }
     }
 }

@@ -31,10 +31,10 @@ pub(super) struct Reclaim {
 
 impl Reclaim {
     /// Keeps a deleted inode reachable.
-    pub(super) fn pin(&self, node: u64, fd: OwnedFd) {
+    pub(super) fn pin(&self, node: u64, fd: Arc<OwnedFd>) {
         let mut pinned = self.pinned.lock();
         if pinned.len() < MAX_PINNED {
-            pinned.insert(node, Arc::new(fd));
+            pinned.insert(node, fd);
         }
     }
 
@@ -100,7 +100,7 @@ mod tests {
         };
         assert_eq!(reclaim.retry_when_full(full), Err(Errno::NOSPC));
         assert_eq!(tries.get(), 1);
-        reclaim.pin(7, std::fs::File::open("/").unwrap().into());
+        reclaim.pin(7, Arc::new(std::fs::File::open("/").unwrap().into()));
         assert_eq!(reclaim.retry_when_full(full), Err(Errno::NOSPC));
         assert_eq!(tries.get(), 3);
         assert!(reclaim.pinned(7).is_none());
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn another_error_is_not_tried_again() {
         let reclaim = Reclaim::default();
-        reclaim.pin(7, std::fs::File::open("/").unwrap().into());
+        reclaim.pin(7, Arc::new(std::fs::File::open("/").unwrap().into()));
         assert_eq!(reclaim.retry_when_full(|| Err::<(), _>(Errno::IO)), Err(Errno::IO));
         assert!(reclaim.pinned(7).is_some());
     }

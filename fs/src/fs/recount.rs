@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use super::GuardFs;
 use super::charging::Charging;
 use crate::backing::Stat;
-use crate::sys::handle::FileHandle;
+use crate::sys::handle::{FileHandle, handle_at};
 
 /// Locks that the entries are divided by.
 const SHARDS: usize = 64;
@@ -114,7 +114,8 @@ impl GuardFs {
         // However it ends, nobody enters anything any more.
         let end = scopeguard::guard((), |()| charging.recount.store(None));
         self.count_deleted(&recount);
-        charging.count(&recount, self.node_of(self.backing.root_stat())?, self.backing.root_stat());
+        let (root, handle) = (self.backing.root_stat(), self.backing.root_handle());
+        charging.count(&recount, self.node_of(root)?, root, || Ok(handle));
         while let Some(handle) = recount.next_directory() {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
@@ -160,6 +161,10 @@ impl GuardFs {
             let bytes = self.charging.as_ref().and_then(|charging| charging.charged(node)).unwrap_or(bytes);
             recount.set(node, bytes, 1);
         });
+        self.outlived.for_each_deleted(|node, bytes| {
+            let bytes = self.charging.as_ref().and_then(|charging| charging.charged(node)).unwrap_or(bytes);
+            recount.set(node, bytes, 1);
+        });
     }
 
     fn count_directory(&self, recount: &Recount, handle: &FileHandle) -> Result<(), Errno> {
@@ -192,7 +197,7 @@ impl GuardFs {
             result => result?,
         };
         let node = self.node_of(&stat)?;
-        charging.count(recount, node, &stat);
+        charging.count(recount, node, &stat, || handle_at(dir, name));
         if FileType::from_raw_mode(u32::from(stat.stx_mode)) == FileType::Directory {
             match self.backing.child(dir, name) {
                 Ok(child) => recount.walk_again(child.handle),
@@ -209,7 +214,7 @@ impl GuardFs {
         let recount = charging.recount.load();
         let Some(recount) = recount.as_ref() else { return };
         let moved = self.backing.child_at_once(dir.as_fd(), name).and_then(|child| {
-            names.moved(self.inode_of(&child)?.node, &child.stat);
+            names.moved(self.inode_of(&child)?.node, &child.stat, child.handle);
             if FileType::from_raw_mode(u32::from(child.stat.stx_mode)) == FileType::Directory {
                 recount.walk_again(child.handle);
             }
