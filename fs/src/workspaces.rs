@@ -9,6 +9,7 @@ mod discovery;
 mod driver;
 mod growth;
 mod jobs;
+mod kernel_tier;
 mod notices;
 mod pages;
 mod quota;

@@ -1,0 +1,102 @@
+//! The inodes that are open, with how their data flows.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use rustix::fs::OFlags;
+
+use super::{DataMode, OpenInodeState};
+use crate::handle::Remembered;
+
+/// Locks that the open inodes are divided by.
+const SHARDS: usize = 64;
+
+/// The inodes that are open at this moment, with how.
+pub(in crate::fs) struct OpenInodes(Vec<Mutex<FxHashMap<u64, OpenInode>>>);
+
+pub(super) struct OpenInode {
+    pub(super) opens: u32,
+    pub(super) maybe_mapped_writable: u32,
+    pub(super) mode: DataMode,
+    pub(super) state: Arc<OpenInodeState>,
+    /// What it was charged for when it lost its last name.
+    pub(super) deleted: Option<u64>,
+}
+
+impl OpenInodes {
+    pub(in crate::fs) fn new() -> Self {
+        Self((0..SHARDS).map(|_| Mutex::new(FxHashMap::default())).collect())
+    }
+
+    pub(in crate::fs) fn may_be_mapped_writable(&self, node: u64) -> bool {
+        self.shard(node).lock().get(&node).is_some_and(|inode| inode.maybe_mapped_writable > 0)
+    }
+
+    /// Enters an open that a worker before this one had, under the backing id that it had registered.
+    pub(in crate::fs) fn restore(&self, remembered: Remembered, backing_id: u32) -> Arc<OpenInodeState> {
+        let mode = if backing_id == 0 { DataMode::Cached } else { DataMode::Passthrough(backing_id) };
+        let mut shard = self.shard(remembered.node).lock();
+        let inode = shard.entry(remembered.node).or_insert_with(|| OpenInode {
+            opens: 0,
+            maybe_mapped_writable: 0,
+            mode,
+            state: Arc::default(),
+            deleted: None,
+        });
+        // Whether it has setuid or setgid is not remembered; a needless step at each write is the price.
+        inode.state.may_be_privileged.store(true, Ordering::Relaxed);
+        inode.opens += 1;
+        let access = OFlags::from_bits_retain(remembered.flags) & OFlags::ACCMODE;
+        inode.maybe_mapped_writable += u32::from(access == OFlags::RDWR);
+        inode.state.clone()
+    }
+
+    /// Returns how data of an open inode flows.
+    pub(super) fn mode(&self, node: u64) -> Option<DataMode> {
+        self.shard(node).lock().get(&node).map(|inode| inode.mode)
+    }
+
+    /// Whether an inode is open.
+    pub(in crate::fs) fn contains(&self, node: u64) -> bool {
+        self.shard(node).lock().contains_key(&node)
+    }
+
+    /// Notes that an inode has lost its last name, with what it is charged for, and calls `noted` if nobody has
+    /// noted so before. Returns whether it is open.
+    pub(in crate::fs) fn note_deleted(&self, node: u64, bytes: u64, noted: impl FnOnce()) -> bool {
+        let mut shard = self.shard(node).lock();
+        let Some(inode) = shard.get_mut(&node) else { return false };
+        if inode.deleted.is_none() {
+            inode.deleted = Some(bytes);
+            noted();
+        }
+        true
+    }
+
+    /// Returns every open inode.
+    pub(in crate::fs) fn nodes(&self) -> Vec<u64> {
+        self.0.iter().flat_map(|shard| shard.lock().keys().copied().collect::<Vec<_>>()).collect()
+    }
+
+    /// Calls `visit` with every inode that is open without a name and what it was charged for when it lost it.
+    pub(in crate::fs) fn for_each_deleted(&self, mut visit: impl FnMut(u64, u64)) {
+        for shard in &self.0 {
+            let deleted: Vec<(u64, u64)> =
+                shard.lock().iter().filter_map(|(node, inode)| Some((*node, inode.deleted?))).collect();
+            deleted.into_iter().for_each(|(node, bytes)| visit(node, bytes));
+        }
+    }
+
+    /// Notes that a file got setuid or setgid bits while it is open.
+    pub(in crate::fs) fn note_privileged(&self, node: u64) {
+        if let Some(inode) = self.shard(node).lock().get(&node) {
+            inode.state.may_be_privileged.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn shard(&self, node: u64) -> &Mutex<FxHashMap<u64, OpenInode>> {
+        &self.0[node as usize % SHARDS]
+    }
+}
