@@ -16,6 +16,7 @@ mod data;
 mod directory;
 mod extended_attributes;
 mod kept_fd;
+mod kernel_tier;
 mod namespace;
 mod once;
 mod open_files;
@@ -120,6 +121,7 @@ pub(crate) struct GuardFs {
     sweep: sweep::Sweep,
     virtual_dir: virtual_dir::VirtualDir,
     refusals: refusals::Refusals,
+    kernel_tier: kernel_tier::KernelTier,
 }
 
 /// The tables that outlive a worker.
@@ -194,6 +196,7 @@ impl GuardFs {
         fs.latest_id.store(known.iter().copied().max().unwrap_or(0), Ordering::Release);
         fs.close_unknown_ids(&known);
         fs.restore_charges();
+        fs.restore_unseen();
         fs
     }
 
@@ -264,6 +267,7 @@ impl GuardFs {
             sweep: sweep::Sweep::default(),
             virtual_dir: virtual_dir::VirtualDir::new(pages),
             refusals: refusals::Refusals::new(),
+            kernel_tier: kernel_tier::KernelTier::default(),
         }
     }
 

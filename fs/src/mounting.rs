@@ -45,6 +45,7 @@ use takeover::SessionNotes;
 
 use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
+use crate::kernel_quota::{KernelQuotaError, Subvolume};
 use crate::quota::{Account, HostSpace, Ledger};
 use crate::session::{
     Accounting, LastRecount, OwnershipPolicy, Pages, Recounted, Refused, Session, SessionError,
@@ -507,6 +508,31 @@ impl Mounted {
     /// Returns the account that pays for it.
     pub(crate) fn account(&self) -> Option<&Arc<Account>> {
         self.session.account()
+    }
+
+    /// Returns the subvolume that its directory is, if it is one.
+    pub(crate) fn subvolume(&self) -> Result<Subvolume, KernelQuotaError> {
+        Subvolume::at(self.readable.as_fd())
+    }
+
+    /// As [`Session::set_kernel_quota`].
+    pub(crate) fn set_kernel_quota(&self, subvolume: Option<Subvolume>) {
+        self.session.set_kernel_quota(subvolume);
+    }
+
+    /// As [`Session::kernel_quota`].
+    pub(crate) fn kernel_quota(&self) -> Option<Arc<Subvolume>> {
+        self.session.kernel_quota()
+    }
+
+    /// As [`Session::measure_kernel_use`].
+    pub(crate) fn measure_kernel_use(&self) {
+        self.session.measure_kernel_use();
+    }
+
+    /// As [`Session::unseen_writers`].
+    pub(crate) fn unseen_writers(&self) -> usize {
+        self.session.unseen_writers()
     }
 
     /// Returns how full its filesystem is. May hang as long as that filesystem does.

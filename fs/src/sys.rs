@@ -5,6 +5,7 @@
 
 #![expect(unsafe_code, reason = "the wrappers of raw system calls; everything else is safe code")]
 
+pub(crate) mod btrfs;
 pub(crate) mod device;
 pub(crate) mod directory;
 pub(crate) mod extents;

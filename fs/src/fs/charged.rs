@@ -219,6 +219,7 @@ impl GuardFs {
     /// # Errors
     /// As statvfs(3).
     pub(crate) fn statvfs(&self) -> Result<StatVfs, Errno> {
+        self.measure_kernel_use();
         let mut stat = self.backing.statvfs()?;
         let Some(charging) = &self.charging else { return Ok(stat) };
         let shown = charging.account().statfs(host_space_of(&stat));

@@ -17,7 +17,8 @@ use rustix::io::Errno;
 
 use super::charging::{Charge, Charging, Mapper, Names};
 use super::kept_fd::{FileRef, KeptFd};
-use super::open_flags::{has_privileged_mode, strip_privilege, worker_flags};
+use super::kernel_tier::Before;
+use super::open_flags::{UNSEEN, has_privileged_mode, strip_privilege, worker_flags};
 use super::open_inodes::{DataMode, OpenInode, OpenInodeState};
 use super::virtual_dir::is_virtual_handle;
 use super::{Caller, Entry as NodeEntry, GuardFs, borrow};
@@ -36,7 +37,8 @@ const RELEASED: u64 = 1;
 pub(crate) struct Opened {
     pub(crate) number: u64,
     pub(crate) mode: DataMode,
-    pub(crate) is_writer: bool,
+    /// Each write reaches the worker; else it runs in the kernel, as reads do.
+    pub(crate) is_direct: bool,
 }
 
 /// One open of a regular file.
@@ -55,6 +57,8 @@ pub(crate) struct OpenFile {
     /// Whether holes are reserved for a mapping of it. Locked while that begins or ends: after a takeover it begins
     /// beside the requests, one of which may be the release.
     mapping: Mutex<MappingHold>,
+    /// How the file was when it was opened, if its writes do not reach the worker and this worker opened it.
+    before: Option<Before>,
 }
 
 /// Whether holes of a file are reserved for one open.
@@ -78,7 +82,13 @@ impl OpenFile {
             inode,
             tally: OnceLock::new(),
             mapping: Mutex::new(MappingHold::Unknown),
+            before: None,
         }
+    }
+
+    /// Returns where its writes are counted, if this worker has noted who writes.
+    pub(super) fn known_tally(&self) -> Option<&OpenTally> {
+        self.tally.get().map(AsRef::as_ref)
     }
 
     /// Returns where its writes are counted. Who opened it under another worker is not known any more; whoever
@@ -90,6 +100,16 @@ impl OpenFile {
     /// Whether it was opened for reading and writing, so that a shared mapping may write unseen.
     pub(super) fn may_be_mapped_writable(&self) -> bool {
         self.flags & OFlags::ACCMODE == OFlags::RDWR
+    }
+
+    /// Whether writes run in the kernel, past the worker; see [`super::kernel_tier`].
+    pub(super) fn is_unseen(&self) -> bool {
+        self.flags.contains(UNSEEN)
+    }
+
+    /// How the file was when it was opened, if that is known and its writes are not seen.
+    pub(super) fn before(&self) -> Option<&Before> {
+        self.before.as_ref()
     }
 
     /// Whether every write goes to the end of the file.
@@ -128,7 +148,7 @@ impl OpenFile {
             return Ok(FileRef::Kept(kept.as_fd()));
         }
         let inode = fs.table.get(self.node)?;
-        match KeptFd::keep(fs.backing.open(&inode.handle, flags)?) {
+        match KeptFd::keep(fs.backing.open(&inode.handle, flags - UNSEEN)?) {
             Ok(kept) => Ok(FileRef::Kept(place.get_or_init(|| kept).as_fd())),
             Err(opened) => Ok(FileRef::Once(opened)),
         }
@@ -136,7 +156,7 @@ impl OpenFile {
 
     /// Returns the entry under which changes of the file are charged.
     pub(super) fn charge<'a>(&'a self, charging: &Charging) -> &'a Charge {
-        self.inode.charge.get_or_init(|| charging.entry(self.node))
+        self.inode.charge(charging, self.node)
     }
 
     /// Returns the flags that the file was opened with.
@@ -342,7 +362,7 @@ impl GuardFs {
     pub(super) fn opened_again(&self, number: u64) -> Result<Opened, Errno> {
         let open_file = self.files.get(number)?;
         let mode = self.open_inodes.mode(open_file.node).ok_or(Errno::BADF)?;
-        Ok(Opened { number, mode, is_writer: open_file.is_writer() })
+        Ok(Opened { number, mode, is_direct: open_file.is_writer() && !open_file.is_unseen() })
     }
 
     fn enter(
@@ -360,10 +380,21 @@ impl GuardFs {
         if is_privileged {
             inode.may_be_privileged.store(true, Ordering::Relaxed);
         }
-        if maybe_mapped && let Err(errno) = self.begin_mapping(node, &inode, file.as_ref()) {
+        let is_writer = flags & OFlags::ACCMODE != OFlags::RDONLY;
+        let mut before = None;
+        let ready = match (mode, &file) {
+            // No hole is reserved for a mapping: the kernel refuses what does not fit, there as for writes.
+            (DataMode::Passthrough(_), Some(file)) if is_writer && self.passes_writes() => {
+                self.look_before(node, &inode, file.as_fd()).map(|found| before = Some(found))
+            }
+            _ if maybe_mapped => self.begin_mapping(node, &inode, file.as_ref()),
+            _ => Ok(()),
+        };
+        if let Err(errno) = ready {
             self.release_data_mode(node, maybe_mapped);
             return Err(errno);
         }
+        let flags = if before.is_some() { flags | UNSEEN } else { flags };
         if maybe_mapped {
             // Attributes from before this open must not hide what a mapping changes from now on.
             self.changed(node);
@@ -371,7 +402,7 @@ impl GuardFs {
         let number = match self.files.reserve() {
             Ok(number) => number,
             Err(errno) => {
-                self.end_mapping(node, maybe_mapped, &inode, None);
+                self.end_mapping(node, maybe_mapped && before.is_none(), &inode, None);
                 self.release_data_mode(node, maybe_mapped);
                 return Err(errno);
             }
@@ -381,21 +412,28 @@ impl GuardFs {
         fail_point::reach(Stage::Numbered);
         // One that is not kept is opened again at each use.
         let file = file.and_then(|file| KeptFd::keep(file).ok()).map_or_else(OnceLock::new, OnceLock::from);
-        let mapping = Mutex::new(MappingHold::Begun);
+        let mapping = if before.is_some() { MappingHold::Ended } else { MappingHold::Begun };
+        let mapping = Mutex::new(mapping);
         let (plain, tally) = (OnceLock::new(), OnceLock::new());
-        let open_file = OpenFile { node, flags, file, plain, inode, tally, mapping };
-        let is_writer = open_file.is_writer();
-        if is_writer {
+        let is_direct = is_writer && before.is_none();
+        let open_file = OpenFile { node, flags, file, plain, inode, tally, mapping, before };
+        if open_file.is_unseen() {
+            self.kernel_tier.begin_unseen();
+        }
+        if is_writer && self.tracker.is_on() {
             open_file
                 .tally
                 .get_or_init(|| self.tracker.open_for_writing(node, parent, caller.uid, caller.pid));
         }
         self.files.enter(number, open_file, Remembered { node, flags: flags.bits() });
         fail_point::reach(Stage::Entered);
-        Ok(Opened { number, mode, is_writer })
+        Ok(Opened { number, mode, is_direct })
     }
 
     fn leave(&self, open_file: &OpenFile) {
+        if open_file.is_unseen() {
+            self.look_after(open_file);
+        }
         let maybe_mapped = open_file.may_be_mapped_writable();
         let mut mapping = open_file.mapping.lock();
         let had_begun = std::mem::replace(&mut *mapping, MappingHold::Ended) == MappingHold::Begun;
@@ -412,7 +450,7 @@ impl GuardFs {
     /// As opening the file.
     pub(super) fn begin_mapping_again(&self, open_file: &OpenFile, charging: &Charging) -> Result<(), Errno> {
         let mut mapping = open_file.mapping.lock();
-        if !open_file.may_be_mapped_writable() || *mapping != MappingHold::Unknown {
+        if !open_file.may_be_mapped_writable() || open_file.is_unseen() || *mapping != MappingHold::Unknown {
             return Ok(());
         }
         let file = open_file.file(self)?;

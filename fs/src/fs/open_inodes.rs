@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use rustix::fs::OFlags;
 
-use super::charging::Charge;
+use super::charging::{Charge, Charging};
 use crate::handle::Remembered;
 
 /// Locks that the open inodes are divided by.
@@ -30,6 +30,13 @@ pub(super) struct OpenInodeState {
     pub(super) may_be_privileged: AtomicBool,
     /// What the inode is charged for; entered by the first open that can change it.
     pub(super) charge: OnceLock<Arc<Charge>>,
+}
+
+impl OpenInodeState {
+    /// Returns the entry under which changes of the file are charged.
+    pub(super) fn charge<'a>(&'a self, charging: &Charging, node: u64) -> &'a Charge {
+        self.charge.get_or_init(|| charging.entry(node))
+    }
 }
 
 /// The inodes that are open at this moment, with how.

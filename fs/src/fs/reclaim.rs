@@ -6,7 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -27,6 +27,8 @@ const STEP: Duration = Duration::from_millis(1);
 pub(super) struct Reclaim {
     pinned: Mutex<FxHashMap<u64, Arc<OwnedFd>>>,
     closing: AtomicUsize,
+    /// How many have been closed so far.
+    closed: AtomicU64,
 }
 
 impl Reclaim {
@@ -55,6 +57,7 @@ impl Reclaim {
     pub(super) fn while_closing<T>(&self, close: impl FnOnce() -> T) -> T {
         self.closing.fetch_add(1, Ordering::AcqRel);
         let result = close();
+        self.closed.fetch_add(1, Ordering::AcqRel);
         self.closing.fetch_sub(1, Ordering::AcqRel);
         result
     }
@@ -64,8 +67,14 @@ impl Reclaim {
     /// # Errors
     /// As the operation.
     pub(super) fn retry_when_full<T>(&self, operation: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+        let closed = self.closed.load(Ordering::Acquire);
         match operation() {
-            Err(Errno::NOSPC | Errno::DQUOT) if self.free_what_is_deleted() => operation(),
+            // A filesystem that is full may take long to say so: what was freed meanwhile counts as well.
+            Err(Errno::NOSPC | Errno::DQUOT)
+                if self.free_what_is_deleted() || self.closed.load(Ordering::Acquire) != closed =>
+            {
+                operation()
+            }
             result => result,
         }
     }
@@ -104,6 +113,17 @@ mod tests {
         assert_eq!(reclaim.retry_when_full(full), Err(Errno::NOSPC));
         assert_eq!(tries.get(), 3);
         assert!(reclaim.pinned(7).is_none());
+    }
+
+    #[test]
+    fn space_that_was_freed_during_the_attempt_counts() {
+        let reclaim = Reclaim::default();
+        let tries = Cell::new(0);
+        let operation = || {
+            tries.set(tries.get() + 1);
+            if tries.get() == 1 { reclaim.while_closing(|| Err(Errno::DQUOT)) } else { Ok(()) }
+        };
+        assert_eq!(reclaim.retry_when_full(operation), Ok(()));
     }
 
     #[test]

@@ -145,6 +145,10 @@ impl GuardFs {
             inodes += u64::from(counted.inodes);
         }
         let account = charging.account();
+        if account.is_measured() {
+            // What the kernel counts, metadata of the filesystem included, is no sum of files.
+            bytes = account.used_bytes();
+        }
         let less = |counted: u64, booked: u64| counted.cast_signed().wrapping_sub(booked.cast_signed());
         let drift_bytes = less(bytes, account.used_bytes());
         let drift_inodes = less(inodes, account.used_inodes());

@@ -196,6 +196,7 @@ impl BookKeeper {
                 desk.asked
             };
             self.judge_suspects();
+            self.fs.doubt_unseen_writes();
             self.fs.cool_charges();
             let is_asked = target > self.shared.desk.lock().answered;
             let is_estimated = self.fs.account().is_some_and(|account| account.is_estimated());
