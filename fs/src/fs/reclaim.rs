@@ -68,13 +68,11 @@ impl Reclaim {
     /// As the operation.
     pub(super) fn retry_when_full<T>(&self, operation: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
         let closed = self.closed.load(Ordering::Acquire);
-        match operation() {
-            // A filesystem that is full may take long to say so: what was freed meanwhile counts as well.
-            Err(Errno::NOSPC | Errno::DQUOT)
-                if self.free_what_is_deleted() || self.closed.load(Ordering::Acquire) != closed =>
-            {
-                operation()
-            }
+        let result = operation();
+        // A filesystem that is full may take long to say so: what was freed meanwhile counts as well.
+        let was_freed = self.closed.load(Ordering::Acquire) != closed;
+        match result {
+            Err(Errno::NOSPC | Errno::DQUOT) if self.free_what_is_deleted() || was_freed => operation(),
             result => result,
         }
     }
