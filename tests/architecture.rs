@@ -57,7 +57,7 @@ const LAYERS: &[(&[&str], Peers)] = &[
         ],
         Peers::Strangers,
     ),
-    (&["state"], Peers::Strangers),
+    (&["state", "kernel_quota"], Peers::Strangers),
     (&["backing", "inode", "handle", "journal", "quota", "tracker", "watcher"], Peers::Strangers),
     (&["snapshot", "usage"], Peers::Strangers),
     (&["fs"], Peers::Strangers),

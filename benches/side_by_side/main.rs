@@ -39,7 +39,7 @@ use crate::{
     row::Row,
     site::{Material, Scale},
     table::Style,
-    variant::{Binary, NATIVE, PEERS, Variant, WSGUARD},
+    variant::{BARE, Binary, NATIVE, PEERS, Variant, WSGUARD},
     watchdog::Watchdog,
 };
 
@@ -118,7 +118,8 @@ impl Drop for Teardown {
 }
 
 fn measure(args: &Args, rows: &[Row]) -> Result<Results> {
-    let binary = wants(args, WSGUARD).then(|| Binary::find(args.wsguard.as_deref())).transpose()?;
+    let needs_binary = wants(args, WSGUARD) || names(args, BARE);
+    let binary = needs_binary.then(|| Binary::find(args.wsguard.as_deref())).transpose()?;
     sys::enter_private_mount_namespace().context("cannot enter a private mount namespace")?;
     sys::note_stop_signals()?;
     let scale = if args.quick { Scale::QUICK } else { Scale::FULL };
@@ -164,7 +165,12 @@ fn filesystem(args: &Args, base: PathBuf, material: &Material) -> Result<PathBuf
 }
 
 fn wants(args: &Args, name: &str) -> bool {
-    args.variants.is_empty() || args.variants.iter().any(|wanted| wanted == name)
+    args.variants.is_empty() || names(args, name)
+}
+
+/// Whether a variant is asked for by name.
+fn names(args: &Args, name: &str) -> bool {
+    args.variants.iter().any(|wanted| wanted == name)
 }
 
 fn mount_all(
@@ -173,7 +179,7 @@ fn mount_all(
     base: &Path,
     material: &Rc<Material>,
 ) -> Result<Vec<Variant>> {
-    let known = [NATIVE, WSGUARD].into_iter().chain(PEERS);
+    let known = [NATIVE, WSGUARD, BARE].into_iter().chain(PEERS);
     if let Some(unknown) =
         args.variants.iter().find(|wanted| !known.clone().any(|name| name == wanted.as_str()))
     {
@@ -181,7 +187,12 @@ fn mount_all(
     }
     let mut variants = vec![Variant::native(base, material)?];
     if let Some(binary) = binary {
-        variants.push(Variant::wsguard(binary, base, material)?);
+        for name in [WSGUARD, BARE]
+            .into_iter()
+            .filter(|name| if *name == BARE { names(args, name) } else { wants(args, name) })
+        {
+            variants.push(Variant::wsguard(name, binary, base, material)?);
+        }
     }
     for name in PEERS.into_iter().filter(|name| wants(args, name)) {
         match Variant::peer(name, base, material)? {

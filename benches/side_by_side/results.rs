@@ -9,7 +9,7 @@ use crate::{
     machine::Machine,
     measure::{Measurement, Unit, median},
     row::{Goal, Row, Section},
-    variant::{NATIVE, WSGUARD},
+    variant::{BARE, NATIVE, WSGUARD},
 };
 
 /// A peer counts as faster only beyond this factor: two runs of the same thing differ as much.
@@ -102,6 +102,20 @@ impl RowResults {
         Some(Cell { value: median(&values)?, p99: median(&p99), ratio: median(&ratios), rounds: runs.len() })
     }
 
+    /// Returns how many times longer than without quota and history a row takes with them, one number for each round
+    /// that has both, ascending.
+    pub(crate) fn costs(&self) -> Vec<f64> {
+        let (Some(with), Some(without)) = (self.runs.get(WSGUARD), self.runs.get(BARE)) else {
+            return Vec::new();
+        };
+        let cost = |(round, run): (&u32, &Measurement)| {
+            Some(1.0 / self.unit.ratio(without.get(round)?.value, run.value))
+        };
+        let mut costs: Vec<f64> = with.iter().filter_map(cost).collect();
+        costs.sort_unstable_by(f64::total_cmp);
+        costs
+    }
+
     /// Combines the variant's number with native's of the same round.
     fn paired(&self, variant: &str, combine: impl Fn(f64, f64) -> f64) -> Vec<f64> {
         let (Some(native), Some(own)) = (self.runs.get(NATIVE), self.runs.get(variant)) else {
@@ -141,7 +155,7 @@ impl RowResults {
         let peers = variants
             .iter()
             .map(|variant| variant.name.as_str())
-            .filter(|name| ![NATIVE, WSGUARD].contains(name));
+            .filter(|name| ![NATIVE, WSGUARD, BARE].contains(name));
         peers
             .filter(|name| {
                 self.cell(name).and_then(|cell| cell.ratio).is_some_and(|ratio| ratio > own * NOISE)

@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
 
 use crate::{
-    measure::Unit,
+    measure::{Unit, median},
     results::{Cell, Results, RowResults},
-    variant::{NATIVE, WSGUARD},
+    variant::{BARE, NATIVE, WSGUARD},
 };
 
 /// Where the README's results begin and end.
@@ -38,16 +38,50 @@ pub(crate) fn render(results: &Results, style: Style) -> Result<String> {
         let heading = if style == Style::Markdown { "### " } else { "" };
         writeln!(text, "\n{heading}{}\n\n{}", first.section.title(), table(results, rows, style))?;
     }
+    write_costs(&mut text, results, style)?;
     write_shortfalls(&mut text, results)?;
     Ok(text)
 }
 
-fn table(results: &Results, rows: &[RowResults], style: Style) -> Table {
+/// What quota and history cost, where both were measured.
+fn write_costs(text: &mut String, results: &Results, style: Style) -> Result<()> {
+    let mut table = empty_table(style);
+    table.set_header(["workload", "with", "without", "times as long", "middle half of the rounds"]);
+    let mut is_empty = true;
+    for row in &results.rows {
+        let costs = row.costs();
+        let (Some(cost), Some(with), Some(without)) = (median(&costs), row.cell(WSGUARD), row.cell(BARE))
+        else {
+            continue;
+        };
+        is_empty = false;
+        let quarter = |quarters: usize| costs.get(costs.len() * quarters / 4).copied().unwrap_or(cost);
+        table.add_row([
+            row.title.clone(),
+            value_text(row.unit, Cell { p99: None, ..with }),
+            value_text(row.unit, Cell { p99: None, ..without }),
+            format!("{cost:.3}"),
+            format!("{:.3} to {:.3}", quarter(1), quarter(3)),
+        ]);
+    }
+    if !is_empty {
+        let heading = if style == Style::Markdown { "### " } else { "" };
+        writeln!(text, "\n{heading}Cost of quota and history\n\n{table}")?;
+    }
+    Ok(())
+}
+
+fn empty_table(style: Style) -> Table {
     let mut table = Table::new();
     table.load_style(match style {
         Style::Terminal => presets::NOTHING,
         Style::Markdown => presets::ASCII_MARKDOWN,
     });
+    table
+}
+
+fn table(results: &Results, rows: &[RowResults], style: Style) -> Table {
+    let mut table = empty_table(style);
     let has_guard = results.variants.iter().any(|variant| variant.name == WSGUARD);
     let mut header = vec!["workload".to_owned()];
     for variant in &results.variants {

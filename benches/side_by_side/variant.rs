@@ -24,6 +24,8 @@ use crate::{
 pub(crate) const NATIVE: &str = "native";
 /// The variant that the goals are for.
 pub(crate) const WSGUARD: &str = "wsguard";
+/// The same with quota and history off: what they cost is the difference. Only measured where it is named.
+pub(crate) const BARE: &str = "wsguard-bare";
 /// Peers in the order of the report's columns.
 pub(crate) const PEERS: [&str; 4] = ["passthrough_hp", "mergerfs", "bindfs", "gocryptfs"];
 
@@ -48,13 +50,14 @@ impl Variant {
         Ok(Self { name: NATIVE.to_owned(), version, site: site(root, material), daemons: Vec::new() })
     }
 
-    /// A guarded workspace of a daemon of its own.
-    pub(crate) fn wsguard(binary: &Binary, base: &Path, material: &Rc<Material>) -> Result<Self> {
-        let base = base.join(WSGUARD);
+    /// A guarded workspace of a daemon of its own: [`WSGUARD`] or [`BARE`].
+    pub(crate) fn wsguard(name: &str, binary: &Binary, base: &Path, material: &Rc<Material>) -> Result<Self> {
+        let base = base.join(name);
         std::fs::create_dir(&base)?;
-        let mounted = binary.mount(&base)?;
+        let config = if name == BARE { "[quota]\nenabled = false\n[history]\nenabled = false\n" } else { "" };
+        let mounted = binary.mount(name, &base, config)?;
         let site = site(mounted.root, material);
-        Ok(Self { name: WSGUARD.to_owned(), version: mounted.version, site, daemons: mounted.daemons })
+        Ok(Self { name: name.to_owned(), version: mounted.version, site, daemons: mounted.daemons })
     }
 
     /// The peer of this name, if it is installed.

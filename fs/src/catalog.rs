@@ -9,6 +9,7 @@
 //! registry takes its place; one written by a newer version is refused and left alone.
 
 mod counters;
+mod kernel;
 mod quota;
 mod requests;
 mod rows;
@@ -20,6 +21,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub(crate) use counters::{CounterStore, Counters};
+pub(crate) use kernel::{KernelRow, KernelState};
 pub(crate) use quota::{Dimension, GraceRow, NewAudit, QuotaRows};
 pub(crate) use schema::VERSION as CATALOG_FORMAT;
 
@@ -224,12 +226,12 @@ fn sibling(path: &Path, suffix: &str) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use wsguard_api::Ownership;
 
     use super::*;
 
-    fn record(id: &str) -> WorkspaceRecord {
+    pub(crate) fn record(id: &str) -> WorkspaceRecord {
         WorkspaceRecord {
             id: id.to_owned(),
             name: format!("name-{id}"),

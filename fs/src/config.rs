@@ -69,8 +69,8 @@ const KEYS: &[(&str, &[&str])] = &[
     ("workspaces", &["roots"]),
     ("mount", &["threads"]),
     ("watch", &["max-directories"]),
-    ("quota", &["admin-group", "min-free-mebibytes"]),
-    ("history", &["max-mebibytes", "max-days"]),
+    ("quota", &["enabled", "admin-group", "min-free-mebibytes"]),
+    ("history", &["enabled", "max-mebibytes", "max-days"]),
     ("snapshots", &["enabled", "store"]),
     ("delivery", DELIVERY_KEYS),
     ("metrics", METRICS_KEYS),
@@ -166,17 +166,21 @@ pub struct Config {
     pub threads: usize,
     /// Directories watched per workspace.
     pub watch_directories: usize,
+    /// Whether what workspaces use is counted and limited; else nothing is refused. For measuring and for emergencies.
+    pub counts_quota: bool,
     /// Members of this group of the operating system, by name or number, may set quotas, as root may.
     pub admin_group: String,
     /// Bytes that writers must leave free of a filesystem that workspaces lie on; `None` for 2 % of it, or 5 GiB if
     /// that is more and not more than 5 %.
     pub min_free: Option<u64>,
+    /// Whether changes are recorded. For measuring and for emergencies.
+    pub keeps_history: bool,
     /// Most bytes of the history of one workspace.
     pub history_bytes: u64,
     /// How old the records in it get.
     pub history_age: Duration,
     /// Whether what is deleted and overwritten is kept.
-    pub keeps_history: bool,
+    pub takes_snapshots: bool,
     /// A directory for what is kept of workspaces on its filesystem; `None` for `.wsguard` at the top of each.
     pub store: Option<PathBuf>,
     /// How notices reach people.
@@ -234,6 +238,7 @@ struct WatchTable {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct QuotaTable {
+    enabled: Option<bool>,
     admin_group: Option<String>,
     min_free_mebibytes: Option<u64>,
 }
@@ -241,6 +246,7 @@ struct QuotaTable {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct HistoryTable {
+    enabled: Option<bool>,
     max_mebibytes: Option<u64>,
     max_days: Option<u64>,
 }
@@ -331,8 +337,10 @@ fn resolve(
         upgrade_limit: checked_upgrade_limit(file.daemon.upgrade_seconds, lines)?,
         threads: checked_threads(file.mount.threads, lines)?,
         watch_directories: file.watch.max_directories.unwrap_or(DEFAULT_WATCH_DIRECTORIES),
+        counts_quota: file.quota.enabled.unwrap_or(true),
         admin_group: file.quota.admin_group.unwrap_or_else(|| DEFAULT_ADMIN_GROUP.to_owned()),
         min_free: file.quota.min_free_mebibytes.map(|mebibytes| mebibytes.saturating_mul(1 << 20)),
+        keeps_history: file.history.enabled.unwrap_or(true),
         history_bytes: within(
             "max-mebibytes",
             file.history.max_mebibytes,
@@ -343,7 +351,7 @@ fn resolve(
         history_age: Duration::from_secs(
             within("max-days", file.history.max_days, DEFAULT_HISTORY_DAYS, HISTORY_DAYS, lines)? * 86_400,
         ),
-        keeps_history: file.snapshots.enabled.unwrap_or(true),
+        takes_snapshots: file.snapshots.enabled.unwrap_or(true),
         store: std::env::var_os(STORE_ENV)
             .filter(|path| !path.is_empty())
             .map(PathBuf::from)
@@ -549,7 +557,8 @@ mod tests {
     fn every_key_is_read() {
         let config = load(
             "[daemon]\nstate-dir = \"/s\"\nruntime-dir = \"/r/\"\nwatchdog-seconds = 0\nupgrade-seconds = 9\n[workspaces]\nroots = [\"/home/*/workspace/*\"]\n\
-             [mount]\nthreads = 3\n[watch]\nmax-directories = 7\n[log]\nlevel = \"debug\"\nformat = \"json\"\n",
+             [mount]\nthreads = 3\n[watch]\nmax-directories = 7\n\
+             [quota]\nenabled = false\n[history]\nenabled = false\n[log]\nlevel = \"debug\"\nformat = \"json\"\n",
         )
         .unwrap();
         assert_eq!(config.state_dir, Path::new("/s"));
@@ -557,6 +566,7 @@ mod tests {
         assert_eq!(config.roots, ["/home/*/workspace/*"]);
         assert_eq!((config.watchdog, config.upgrade_limit), (None, Duration::from_secs(9)));
         assert_eq!((config.threads, config.watch_directories), (3, 7));
+        assert_eq!((config.counts_quota, config.keeps_history), (false, false));
         assert_eq!((config.log_level.as_str(), config.log_format), ("debug", LogFormat::Json));
     }
 

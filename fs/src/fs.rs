@@ -16,10 +16,13 @@ mod data;
 mod directory;
 mod extended_attributes;
 mod kept_fd;
+mod kernel_tier;
 mod namespace;
 mod once;
 mod open_files;
 mod open_flags;
+mod open_inodes;
+mod outlived;
 mod page_drop;
 mod preserving;
 mod reclaim;
@@ -45,7 +48,8 @@ pub(crate) use caller::Caller;
 pub(crate) use charged::Seat;
 pub(crate) use data::{ReadTarget, WriteOrigin};
 pub(crate) use directory::DirectoryEntry;
-pub(crate) use open_files::{DataMode, Opened};
+pub(crate) use open_files::Opened;
+pub(crate) use open_inodes::DataMode;
 pub use recount::Recounted;
 pub(crate) use refusals::Refused;
 pub(crate) use virtual_dir::{Page, Pages, RequestLine, is_virtual};
@@ -95,7 +99,8 @@ pub(crate) struct GuardFs {
     table: InodeTable,
     files: HandleTable<open_files::OpenFile>,
     streams: directory::Streams,
-    open_inodes: open_files::OpenInodes,
+    open_inodes: open_inodes::OpenInodes,
+    outlived: outlived::Outlived,
     device: Arc<FuseDevice>,
     ownership: OwnershipPolicy,
     is_passthrough: AtomicBool,
@@ -121,13 +126,14 @@ pub(crate) struct GuardFs {
     refusals: refusals::Refusals,
     /// `None` where no history is kept.
     history: Option<Arc<History>>,
+    kernel_tier: kernel_tier::KernelTier,
 }
 
 /// The tables that outlive a worker.
 struct Tables {
     table: InodeTable,
     files: HandleTable<open_files::OpenFile>,
-    open_inodes: open_files::OpenInodes,
+    open_inodes: open_inodes::OpenInodes,
 }
 
 /// A node with its attributes, as replies carry it. The kernel's reference is already counted.
@@ -156,7 +162,7 @@ impl GuardFs {
     ) -> Result<Self, Errno> {
         let table = InodeTable::create(memory.clone(), backing.root_handle(), backing.root_device())?;
         let files = HandleTable::new(memory.clone(), FILES, mark::FILES);
-        let open_inodes = open_files::OpenInodes::new();
+        let open_inodes = open_inodes::OpenInodes::new();
         let new = seat.clone();
         let tables = Tables { table, files, open_inodes };
         let fs = Self::over(backing, memory, device, ownership, seat, tracker, pages, history, tables);
@@ -179,7 +185,7 @@ impl GuardFs {
     ) -> Self {
         let (table, registered) = InodeTable::attach(memory.clone(), backing.root_device());
         let ids: FxHashMap<u64, u32> = registered.iter().copied().collect();
-        let open_inodes = open_files::OpenInodes::new();
+        let open_inodes = open_inodes::OpenInodes::new();
         let files = HandleTable::attach(memory.clone(), FILES, mark::FILES, |remembered| {
             let id = ids.get(&remembered.node).copied().unwrap_or(0);
             open_files::OpenFile::remembered(remembered, open_inodes.restore(remembered, id))
@@ -198,6 +204,7 @@ impl GuardFs {
         fs.close_unknown_ids(&known);
         fs.restore_charges();
         fs.restore_mapped();
+        fs.restore_unseen();
         fs
     }
 
@@ -246,6 +253,7 @@ impl GuardFs {
         Self {
             backing,
             journal: Journal::open(memory.clone()),
+            outlived: outlived::Outlived::open(memory.clone()),
             memory,
             table,
             files,
@@ -269,6 +277,7 @@ impl GuardFs {
             virtual_dir: virtual_dir::VirtualDir::new(pages),
             refusals: refusals::Refusals::new(),
             history,
+            kernel_tier: kernel_tier::KernelTier::default(),
         }
     }
 
@@ -456,7 +465,7 @@ impl GuardFs {
     }
 
     /// Keeps a deleted inode reachable for as long as the kernel knows it.
-    fn pin(&self, node: u64, fd: OwnedFd) {
+    fn pin(&self, node: u64, fd: Arc<OwnedFd>) {
         self.reclaim.pin(node, fd);
         // The kernel may have forgotten the node before it was pinned.
         if !self.table.knows(node) {

@@ -27,6 +27,7 @@ mod handle;
 mod inode;
 mod journal;
 mod keeper_link;
+mod kernel_quota;
 mod mount_users;
 mod mounting;
 mod policy;

@@ -35,6 +35,7 @@ pub(crate) use attach::clone_detached;
 pub(crate) use error::MountError;
 pub(crate) use place::{Occupied, check_form, check_name, check_no_mounts_below, check_overlap, check_own};
 pub(crate) use stale::{Leftover, leftovers};
+pub(crate) use store_place::HistoryPlan;
 pub(crate) use takeover::take_over;
 
 use attach::{attach, device_of, remove_dead, unmount_top};
@@ -46,10 +47,11 @@ use takeover::SessionNotes;
 
 use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
+use crate::kernel_quota::{KernelQuotaError, Subvolume};
 use crate::quota::{Account, HostSpace, Ledger};
 use crate::session::{
     Accounting, LastRecount, OwnershipPolicy, Pages, Recounted, Refused, Session, SessionError,
-    SessionOptions, SessionStats, StoreDirectory,
+    SessionOptions, SessionStats,
 };
 use crate::tracker::Tracker;
 
@@ -83,31 +85,6 @@ pub(crate) struct MountPlan {
     pub(crate) pages: Pages,
     /// Which directory it was when it was registered; `None` for a new workspace.
     pub(crate) expected: Option<ExpectedDirectory>,
-}
-
-/// Where history is kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct HistoryPlan {
-    /// A directory for the stores of workspaces on its filesystem.
-    pub(crate) store: Option<PathBuf>,
-}
-
-impl HistoryPlan {
-    /// Opens the store of workspace `id`, whose files are below the mount point `dir`.
-    ///
-    /// # Errors
-    /// Why there is none, as a sentence.
-    fn open(
-        &self,
-        id: &str,
-        dir: &Path,
-        root: &BackingRoot,
-        table: &MountTable,
-    ) -> Result<StoreDirectory, String> {
-        let stat = rustix::fs::fstat(&root.readable).map_err(|errno| errno.to_string())?;
-        store_place::open_store(self.store.as_deref(), id, (dir, stat.st_dev), table)
-            .map_err(|error| crate::error_chain::one_line(&error))
-    }
 }
 
 /// A directory as it was when it was guarded last.
@@ -537,6 +514,31 @@ impl Mounted {
     /// Returns the account that pays for it.
     pub(crate) fn account(&self) -> Option<&Arc<Account>> {
         self.session.account()
+    }
+
+    /// Returns the subvolume that its directory is, if it is one.
+    pub(crate) fn subvolume(&self) -> Result<Subvolume, KernelQuotaError> {
+        Subvolume::at(self.readable.as_fd())
+    }
+
+    /// As [`Session::set_kernel_quota`].
+    pub(crate) fn set_kernel_quota(&self, subvolume: Option<Subvolume>) {
+        self.session.set_kernel_quota(subvolume);
+    }
+
+    /// As [`Session::kernel_quota`].
+    pub(crate) fn kernel_quota(&self) -> Option<Arc<Subvolume>> {
+        self.session.kernel_quota()
+    }
+
+    /// As [`Session::measure_kernel_use`].
+    pub(crate) fn measure_kernel_use(&self) {
+        self.session.measure_kernel_use();
+    }
+
+    /// As [`Session::unseen_writers`].
+    pub(crate) fn unseen_writers(&self) -> usize {
+        self.session.unseen_writers()
     }
 
     /// Returns how full its filesystem is. May hang as long as that filesystem does.

@@ -24,6 +24,7 @@ pub(crate) use crate::fs::Seat;
 pub use crate::fs::{OwnershipPolicy, Recounted};
 pub(crate) use crate::fs::{Page, Pages, Refused, RequestLine};
 use crate::fuse::connection;
+use crate::kernel_quota::Subvolume;
 use crate::quota::{Account, HostSpace};
 use crate::snapshot::Archive;
 use crate::state::Found;
@@ -266,6 +267,26 @@ impl Session {
     /// Returns the account that pays, if anything is counted.
     pub(crate) fn account(&self) -> Option<&Arc<Account>> {
         self.fs.account()
+    }
+
+    /// Leaves the limit of bytes to the filesystem below, or takes it back; concerns later opens only.
+    pub(crate) fn set_kernel_quota(&self, subvolume: Option<Subvolume>) {
+        self.fs.set_kernel_quota(subvolume);
+    }
+
+    /// Returns the subvolume whose limit the filesystem below enforces.
+    pub(crate) fn kernel_quota(&self) -> Option<Arc<Subvolume>> {
+        self.fs.kernel_quota()
+    }
+
+    /// Tells the ledger what the filesystem below counts, where the limit is left to it.
+    pub(crate) fn measure_kernel_use(&self) {
+        self.fs.measure_kernel_use();
+    }
+
+    /// Returns how many open files are written past the worker.
+    pub(crate) fn unseen_writers(&self) -> usize {
+        self.fs.unseen_writers()
     }
 
     /// Returns how full the filesystem below is.

@@ -61,6 +61,10 @@ pub(crate) mod mark {
     /// Changes under way that are not booked yet; when files were last changed whose blocks may change once more, in
     /// seconds since the machine's start.
     pub(crate) const UNBOOKED: usize = super::MARKS.first + 4;
+    /// Files that live on in a mapping, one a line.
+    pub(crate) const OUTLIVED: usize = super::MARKS.first + 8;
+    /// How many lines there are for them.
+    pub(crate) const OUTLIVED_LINES: usize = 48;
 }
 
 const TOTAL_BYTES: usize = (INODES.first + INODES.lines) * LINE_BYTES;

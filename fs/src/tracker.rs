@@ -74,6 +74,7 @@ pub(crate) struct Tracker {
     locate: RwLock<Option<Locate>>,
     wake: Arc<Wake>,
     followers: Mutex<Vec<Box<dyn Follower>>>,
+    is_on: bool,
 }
 
 impl std::fmt::Debug for Tracker {
@@ -84,7 +85,8 @@ impl std::fmt::Debug for Tracker {
 
 impl Tracker {
     /// Makes the tracker of a workspace. Whoever holds `wake` takes what it collects.
-    pub(crate) fn new(workspace: &str, processes: Arc<Processes>, wake: Arc<Wake>) -> Self {
+    /// With `is_on` false it collects nothing but that, and why.
+    pub(crate) fn new(workspace: &str, processes: Arc<Processes>, wake: Arc<Wake>, is_on: bool) -> Self {
         Self {
             workspace: workspace.to_owned(),
             queue: Queue::new(),
@@ -94,7 +96,13 @@ impl Tracker {
             locate: RwLock::new(None),
             wake,
             followers: Mutex::default(),
+            is_on,
         }
+    }
+
+    /// Whether changes are recorded.
+    pub(crate) fn is_on(&self) -> bool {
+        self.is_on
     }
 
     /// Returns the workspace's id.
@@ -115,6 +123,9 @@ impl Tracker {
 
     /// Notes a change that has happened, while its request is still under way. Never blocks.
     pub(crate) fn record(&self, record: Record) {
+        if !self.is_on {
+            return;
+        }
         let process = self.processes.of_thread(record.pid);
         self.record_by(record, process);
     }
@@ -161,7 +172,9 @@ impl Tracker {
     /// Forgets where directories lie, because names changed below the mount.
     pub(crate) fn names_changed_outside(&self) {
         self.known.forget_all();
-        self.push(Item::NamesChanged);
+        if self.is_on {
+            self.push(Item::NamesChanged);
+        }
     }
 
     /// Passes on that something changed below the mount.

@@ -11,6 +11,7 @@ mod driver;
 mod forecasts;
 mod growth;
 mod jobs;
+mod kernel_tier;
 mod notices;
 mod pages;
 mod quota;

@@ -17,13 +17,18 @@ fn full_project() -> Ground {
     git(&repository, &["add", "."]);
     git(&repository, &["commit", "-q", "-m", "first"]);
     ground.set(&["20M"]);
+    fill(&ground);
+    ground
+}
+
+/// Writes until nothing large fits any more.
+fn fill(ground: &Ground) {
     let output = Run::new("dd")
-        .args(["if=/dev/zero", "of=large", "bs=1M", "count=40"])
+        .args(["if=/dev/zero", "of=large", "bs=1M", "count=1000"])
         .current_dir(ground.path())
         .output();
     assert_ne!(output.code, 0, "{output:?}");
     assert!(output.stderr.contains("quota"), "{}", output.stderr);
-    ground
 }
 
 fn git(dir: &Path, arguments: &[&str]) -> String {
@@ -76,11 +81,9 @@ fn a_jupyter_server_starts_in_a_full_project() {
     Run::new("python3").args(["-m", "venv"]).arg(&venv).timeout(Duration::from_secs(300)).ok();
     let pip = Run::new(venv.join("bin/pip")).args(["install", "-q", "--no-cache-dir", "jupyterlab"]);
     pip.timeout(Duration::from_secs(500)).ok();
-    ground.set(&["20M"]);
-    Run::new("dd")
-        .args(["if=/dev/zero", "of=large", "bs=1M", "count=40"])
-        .current_dir(ground.path())
-        .output();
+    // The last percent is kept for small files: 2 MiB.
+    ground.set(&["200M"]);
+    fill(&ground);
     // Settings, workspaces, runtime files and the notebook's own database are made in the home directory.
     let script = r#"
         "$1/bin/jupyter" lab --allow-root --no-browser --ip 127.0.0.1 --port 0 --ServerApp.token=x > "$2/log" 2>&1 &
@@ -92,7 +95,7 @@ fn a_jupyter_server_starts_in_a_full_project() {
             sleep 1
         done
         "$1/bin/python" - "$url" <<'END'
-import sys, json, urllib.request
+import sys, json, urllib.error, urllib.request
 base = sys.argv[1].rstrip('/')
 def call(method, path, body=None):
     request = urllib.request.Request(base + path, method=method, headers={'Authorization': 'token x'},
@@ -100,8 +103,23 @@ def call(method, path, body=None):
     with urllib.request.urlopen(request, timeout=30) as reply:
         return reply.read()
 assert b'jupyter' in call('GET', '/lab').lower()
-notebook = {'type': 'notebook', 'content': {'cells': [], 'metadata': {}, 'nbformat': 4, 'nbformat_minor': 5}}
+cell = {'cell_type': 'markdown', 'id': 'a', 'metadata': {}, 'source': 'x' * 400_000}
+notebook = {'type': 'notebook', 'content': {'cells': [cell], 'metadata': {}, 'nbformat': 4, 'nbformat_minor': 5}}
 call('PUT', '/api/contents/saved.ipynb', notebook)
+# Opened, changed and saved again: the server keeps a copy of the file before, and one as its checkpoint.
+opened = json.loads(call('GET', '/api/contents/saved.ipynb?content=1'))
+opened['content']['cells'][0]['source'] = 'y' * 400_000
+call('PUT', '/api/contents/saved.ipynb', {'type': 'notebook', 'content': opened['content']})
+again = json.loads(call('GET', '/api/contents/saved.ipynb?content=1'))
+assert again['content']['cells'][0]['source'] == 'y' * 400_000
+# What is too large is refused and said, and the server goes on.
+try:
+    call('PUT', '/api/contents/more', {'type': 'file', 'format': 'text', 'content': 'z' * 8_000_000})
+    raise SystemExit('8 MB fitted into a full project')
+except urllib.error.HTTPError as error:
+    # Cleaning up after itself, the server hides the reason; it is in the notices.
+    assert error.code == 500
+call('GET', '/api/contents/')
 call('DELETE', '/api/contents/large')
 END
     "#;
@@ -115,4 +133,40 @@ END
     assert_eq!(output.code, 0, "{output:?}\n{said}");
     assert!(ground.at("saved.ipynb").exists());
     ground.assert_exact("a server in a full project");
+}
+
+#[test]
+fn pip_in_a_full_project_takes_packages_away_and_is_refused_cleanly() {
+    if !Facility::Long.check() || !Below::Ext4.is_there() {
+        return;
+    }
+    let ground = Ground::new(Below::Ext4);
+    let venv = ground.at("venv");
+    Run::new("python3").args(["-m", "venv"]).arg(&venv).timeout(Duration::from_secs(300)).ok();
+    let pip = |arguments: &[&str]| {
+        let run = Run::new(venv.join("bin/pip")).args(arguments).env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
+        run.env("HOME", ground.path()).timeout(Duration::from_secs(300)).output()
+    };
+    assert_eq!(pip(&["install", "-q", "--no-cache-dir", "idna", "six"]).code, 0);
+    let limit = ground.used().bytes + (8 << 20);
+    ground.set(&[&format!("{limit}B")]);
+    fill(&ground);
+    // Downloads and unpacking go to the machine's /tmp; the packages themselves do not fit.
+    let refused = pip(&["install", "-q", "--no-cache-dir", "numpy"]);
+    assert!(refused.code != 0 && refused.stderr.contains("Disk quota exceeded"), "{refused:?}");
+    // What was there works on, and nothing half installed is left.
+    let python = |code: &str| Run::new(venv.join("bin/python")).args(["-c", code]).output().code;
+    assert_eq!((python("import idna, six, pip"), python("import numpy")), (0, 1));
+    let listed = pip(&["list"]);
+    assert!(
+        listed.code == 0 && listed.stdout.contains("idna") && !listed.stdout.contains("numpy"),
+        "{listed:?}"
+    );
+    assert_eq!(pip(&["check"]).code, 0);
+    let removed = pip(&["uninstall", "-q", "-y", "idna"]);
+    assert_eq!(removed.code, 0, "{removed:?}");
+    assert_eq!(python("import idna"), 1);
+    ground.assert_exact("pip in a full project");
+    fs::remove_file(ground.at("large")).unwrap();
+    assert_eq!(pip(&["install", "-q", "--no-cache-dir", "idna"]).code, 0);
 }

@@ -8,6 +8,12 @@ mod full;
 #[cfg(test)]
 mod ground;
 #[cfg(test)]
+mod kernel;
+#[cfg(test)]
+mod mappings;
+#[cfg(test)]
+mod off;
+#[cfg(test)]
 mod operations;
 #[cfg(test)]
 mod outside;

@@ -43,8 +43,6 @@ fn edits_below_the_mount_are_found_and_counted() {
     fs::create_dir(ground.at("dir")).unwrap();
     fs::write(ground.at("dir/known"), [1; 50_000]).unwrap();
     fs::write(ground.at("cold"), [1; 50_000]).unwrap();
-    // The watcher follows into new directories a moment later.
-    thread::sleep(Duration::from_millis(500));
     let edits: &[(&str, Edit)] = &[
         ("a file that was changed through the mount a moment ago", |dir| {
             fs::write(dir.join("dir/known"), [1; 500_000]).unwrap();
@@ -72,6 +70,23 @@ fn edits_below_the_mount_are_found_and_counted() {
         edit(ground.mount.backing_path());
         wait_until_found(&ground, what);
     }
+}
+
+#[test]
+fn an_edit_in_a_directory_that_was_made_a_moment_ago_is_found() {
+    if !Below::Ext4.is_there() {
+        return;
+    }
+    let ground = Ground::new(Below::Ext4);
+    for number in 0..40 {
+        let file = format!("{number}/f");
+        fs::create_dir(ground.at(&number.to_string())).unwrap();
+        fs::write(ground.at(&file), [1; 5_000]).unwrap();
+        // The directory's watch begins about now.
+        thread::sleep(Duration::from_micros(number * 25));
+        fs::write(ground.below_at(&file), vec![1; 100_000 + number as usize * 4_096]).unwrap();
+    }
+    wait_until_found(&ground, "edits right after mkdir(2)");
 }
 
 #[test]

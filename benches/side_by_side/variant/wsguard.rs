@@ -10,7 +10,7 @@ use rustix::process::Pid;
 use serde::de::DeserializeOwned;
 use wsguard_api::{DaemonStatus, DataPath, SOCKET_NAME, Workspace};
 
-use super::{Mounted, WSGUARD, spawn, wait_until};
+use super::{Mounted, spawn, wait_until};
 
 /// The program to measure.
 pub(crate) struct Binary(PathBuf);
@@ -39,17 +39,17 @@ impl Binary {
         Ok(Self(path))
     }
 
-    /// Starts a daemon and guards one directory in place, both below `base`.
-    pub(super) fn mount(&self, base: &Path) -> Result<Mounted> {
+    /// Starts a daemon with this config file and guards one directory in place, both below `base`.
+    pub(super) fn mount(&self, name: &str, base: &Path, settings: &str) -> Result<Mounted> {
         let (root, runtime, log) = (base.join("workspace"), base.join("run"), base.join("log"));
         std::fs::create_dir(&root)?;
         let socket = runtime.join(SOCKET_NAME);
         let config = base.join("config.toml");
-        std::fs::write(&config, "")?;
+        std::fs::write(&config, settings)?;
         let mut command = Command::new(&self.0);
         command.arg("daemon").arg("--state-dir").arg(base.join("state")).arg("--runtime-dir").arg(&runtime);
         command.arg("--config").arg(&config);
-        let (mut child, _) = spawn(WSGUARD, &mut command, &log, &root)?;
+        let (mut child, _) = spawn(name, &mut command, &log, &root)?;
         wait_until(&mut child, &log, || Ok(socket.exists())).context("cannot start the wsguard daemon")?;
 
         let directory = root.to_str().context("the benchmark's directory is not UTF-8")?;

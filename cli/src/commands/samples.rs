@@ -49,6 +49,7 @@ pub(crate) fn workspace(name: &str) -> Workspace {
         open_handles: 5,
         changed_outside: None,
         bypassing: Vec::new(),
+        kernel_quota: None,
     }
 }
 

@@ -65,6 +65,7 @@ fn screen(status: &DaemonStatus, socket: &str, view: &View) -> String {
             text.push('\n');
             text.push_str(&table(status, view));
         }
+        text.push_str(&kernel_quota_lines(status));
         text.push_str(&last_words(status));
     }
     let remarks = status.workspaces.iter().flat_map(|workspace| remarks(workspace, view));
@@ -191,6 +192,29 @@ fn older_keeper_line(status: &DaemonStatus) -> Option<String> {
     })
 }
 
+/// Workspaces that the filesystem below limits, and what is not known of them therefore.
+fn kernel_quota_lines(status: &DaemonStatus) -> String {
+    let shown =
+        status.workspaces.iter().filter_map(|workspace| Some((workspace, workspace.kernel_quota.as_ref()?)));
+    let mut text = String::new();
+    for (workspace, quota) in shown.filter(|(_, quota)| quota.failure.is_none()) {
+        let limit = quota.limit_bytes.map_or_else(|| "no limit".to_owned(), bytes);
+        let writers = count(quota.unseen_writers, "open file");
+        let writes = if quota.is_ending {
+            format!("is turned off and goes when {writers} written past the worker are closed")
+        } else {
+            format!("writes bypass the worker ({writers}), known per open only, coverage unknown")
+        };
+        text.push_str(&format!(
+            "\nkernel quota of {}: {}, {} of {limit}\n  {writes}\n",
+            printable(&workspace.name),
+            printable(&quota.mechanism),
+            bytes(quota.used_bytes)
+        ));
+    }
+    text
+}
+
 /// What the worker that died last had logged before.
 fn last_words(status: &DaemonStatus) -> String {
     let Some(event) = status.events.last().filter(|event| !event.log.is_empty()) else {
@@ -251,6 +275,8 @@ fn table(status: &DaemonStatus, view: &View) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wsguard_api::KernelQuota;
+
     use crate::commands::samples::{plain, program, status, view};
 
     #[test]
@@ -342,6 +368,33 @@ mod tests {
             assert!(text.contains("keeper      wsguard 0.0.9 of 2029"), "{text}");
         }
         assert!(!plain(&screen(&status(), "/s", &view(None))).contains("keeper  "));
+    }
+
+    #[test]
+    fn what_the_kernel_limits_is_told_with_what_is_not_known() {
+        let mut limited = status();
+        let mut quota = KernelQuota {
+            mechanism: "btrfs qgroup 0/257".to_owned(),
+            limit_bytes: Some(20 << 20),
+            used_bytes: 3 << 20,
+            unseen_writers: 2,
+            failure: None,
+            is_ending: false,
+        };
+        let mut told = |quota: &KernelQuota| {
+            limited.workspaces[0].kernel_quota = Some(quota.clone());
+            plain(&screen(&limited, "/s", &view(Some(80))))
+        };
+        let text = told(&quota);
+        assert!(text.contains(": btrfs qgroup 0/257, 3.0 MiB of 20.0 MiB\n"), "{text}");
+        assert!(text.contains("(2 open files), known per open only, coverage unknown\n"), "{text}");
+        quota.is_ending = true;
+        let text = told(&quota);
+        assert!(text.contains("goes when 2 open files written past the worker are closed\n"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        // The daemon's warning tells of a failure.
+        quota.failure = Some("quotas are off on this btrfs".to_owned());
+        assert!(!told(&quota).contains("btrfs qgroup"));
     }
 
     #[test]

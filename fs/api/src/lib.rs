@@ -57,9 +57,9 @@ pub use history::{
 pub use quota::{
     AccountingMode, AuditEntry, AuditList, Binding, Boost, BoostAnswer, BoostDecision, BoostRequest,
     BoostRequestList, Bound, Bounds, CheckReport, CheckRequest, Counting, ExplainStep, ExplainedScope,
-    Explanation, GroupMembers, LastRecount, LimitSource, LimitSpec, Limits, PolicyDocument, PolicyRecord,
-    PolicyTarget, QuotaChange, QuotaEdit, QuotaErrno, QuotaField, QuotaHit, QuotaMode, QuotaPlan,
-    QuotaReport, QuotaRequest, QuotaRow, QuotaState, RequestState, ScopeRef, Usage, Verdict,
+    Explanation, GroupMembers, KernelEdit, LastRecount, LimitSource, LimitSpec, Limits, PolicyDocument,
+    PolicyRecord, PolicyTarget, QuotaChange, QuotaEdit, QuotaErrno, QuotaField, QuotaHit, QuotaMode,
+    QuotaPlan, QuotaReport, QuotaRequest, QuotaRow, QuotaState, RequestState, ScopeRef, Usage, Verdict,
 };
 pub use upgrade::{Program, UpgradeAccepted, UpgradeEvent, UpgradeOutcome, UpgradeRequest};
 pub use usage::{
@@ -67,9 +67,9 @@ pub use usage::{
     Growth, IndexState, KindUsage, UsageEntry, UsageReport, WorkspaceForecast,
 };
 pub use workspace::{
-    BackingInfo, ChangedOutside, Coherence, DaemonStatus, DataPath, MountAllFailure, MountAllReport,
-    MountRequest, MountUser, Ownership, ShutdownReport, SyncReport, SyncRequest, UmountReport,
-    UnguardedDirectory, WorkerEvent, Workspace, WorkspaceList, WorkspaceState,
+    BackingInfo, ChangedOutside, Coherence, DaemonStatus, DataPath, KernelQuota, MountAllFailure,
+    MountAllReport, MountRequest, MountUser, Ownership, ShutdownReport, SyncReport, SyncRequest,
+    UmountReport, UnguardedDirectory, WorkerEvent, Workspace, WorkspaceList, WorkspaceState,
 };
 
 /// The version in every answer's `schema` field; raised when a field changes its meaning or goes away.

@@ -6,8 +6,8 @@ mod request;
 mod scope;
 
 pub use policy::{
-    Bound, Bounds, GroupMembers, LimitSpec, PolicyDocument, PolicyRecord, QuotaChange, QuotaEdit, QuotaField,
-    QuotaHit, QuotaPlan, QuotaRequest, Usage,
+    Bound, Bounds, GroupMembers, KernelEdit, LimitSpec, PolicyDocument, PolicyRecord, QuotaChange, QuotaEdit,
+    QuotaField, QuotaHit, QuotaPlan, QuotaRequest, Usage,
 };
 pub use report::{
     AccountingMode, AuditEntry, AuditList, Binding, CheckReport, CheckRequest, Counting, ExplainStep,

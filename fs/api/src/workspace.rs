@@ -164,6 +164,27 @@ pub struct Workspace {
     /// Who held something in the plain directory when the guard was mounted over it, and so gets past it; as of
     /// that moment, or of the start of the daemon that mounted it again.
     pub bypassing: Vec<MountUser>,
+    /// What of its quota the filesystem below does; absent where the worker does everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_quota: Option<KernelQuota>,
+}
+
+/// A workspace whose limit of bytes the filesystem below enforces. Writes run in the kernel; what is known of them is who
+/// had which file open, and it is not known whether everything that a file holds was seen being written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelQuota {
+    /// Such as `btrfs qgroup 0/257`; empty if that could not be found out.
+    pub mechanism: String,
+    /// The limit that it enforces, bytes; absent if the policy has none.
+    pub limit_bytes: Option<u64>,
+    /// What it counts, bytes.
+    pub used_bytes: u64,
+    /// Open files whose writes do not reach the worker.
+    pub unseen_writers: u64,
+    /// Why it does not enforce at this moment; files that are opened meanwhile are written through the worker.
+    pub failure: Option<String>,
+    /// It was turned off, and ends once `unseen_writers` is 0.
+    pub is_ending: bool,
 }
 
 /// A directory that matches a configured root and is not guarded.

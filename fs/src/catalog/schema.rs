@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{CatalogError, classify};
 
 /// The format this version writes; `PRAGMA user_version` of the file. 0 is a new file.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 /// `STEPS[n]` leads from format `n` to `n + 1`; never changed once released.
 const STEPS: [&str; VERSION as usize] = [
@@ -112,6 +112,14 @@ const STEPS: [&str; VERSION as usize] = [
         answer     TEXT
     ) STRICT;
     CREATE INDEX boost_request_by_workspace ON boost_request (workspace, id);
+    ",
+    // Workspaces whose limit the filesystem below enforces; `before_bytes` is the limit to put back, NULL for none.
+    "
+    CREATE TABLE quota_kernel (
+        workspace    TEXT PRIMARY KEY NOT NULL REFERENCES workspace (id) ON DELETE CASCADE,
+        state        TEXT NOT NULL CHECK (state IN ('installing', 'on', 'removing')),
+        before_bytes INTEGER
+    ) STRICT;
 ",
 ];
 

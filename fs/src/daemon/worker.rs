@@ -500,10 +500,12 @@ fn start_recorder(config: &Config) -> Result<Arc<Recorder>, ApiError> {
     let directory = config.state_dir.join(HISTORY_DIR);
     let bounds = Bounds { max_bytes: config.history_bytes, max_age: config.history_age };
     let shown = directory.display().to_string();
-    Recorder::start(HistoryOptions { directory, bounds }).map(Arc::new).map_err(|error| {
-        ApiError::new(ErrorCode::Unavailable, format!("cannot keep histories in {shown}: {error}"))
-            .with_hint("see that --state-dir is on a disk that is writable and not full")
-    })
+    Recorder::start(HistoryOptions { directory, bounds, is_on: config.keeps_history }).map(Arc::new).map_err(
+        |error| {
+            ApiError::new(ErrorCode::Unavailable, format!("cannot keep histories in {shown}: {error}"))
+                .with_hint("see that --state-dir is on a disk that is writable and not full")
+        },
+    )
 }
 
 fn failed(action: &'static str, source: std::io::Error) -> DaemonError {

@@ -1,6 +1,6 @@
 //! How operations are charged: what they call around their effect.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 use rustix::fs::{OFlags, StatVfs};
 use rustix::io::Errno;
 
-use super::charging::Names;
+use super::charging::{Charge, Charging, Names, ceil_block};
 use super::{GuardFs, borrow, refusals};
 use crate::accounting::Accounting;
 use crate::backing::{Backing, Stat, stat_of};
 use crate::inode::Life;
 use crate::quota::{Account, Cells, HostSpace, Ledger};
 use crate::state::mark;
+use crate::sys::extents;
 use crate::sys::handle::FileHandle;
 use crate::sys::shared_memory::SharedMemory;
+use crate::sys::writeback;
 
 /// How long a refused operation waits for files that were closed a moment ago to be released, and how often it looks.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -82,7 +84,7 @@ pub(super) fn natural_accounting(backing: &Backing) -> Accounting {
 impl GuardFs {
     /// Takes part in a change of names; `None` where nothing is counted.
     pub(super) fn begin_names(&self) -> Option<Names<'_>> {
-        self.charging.as_ref().map(super::charging::Charging::begin_names)
+        self.charging.as_ref().map(Charging::begin_names)
     }
 
     /// Runs a change of a file that needs no reservation, and books it.
@@ -96,7 +98,7 @@ impl GuardFs {
         change: impl FnOnce() -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         let Some(charging) = &self.charging else { return change() };
-        let charge = charging.entry(node);
+        let charge = self.entry_of(charging, node);
         let mut admitted = charging.admit_change(node, &charge, file)?;
         charging.begin_cut(&charge, &mut admitted);
         let result = change();
@@ -111,7 +113,18 @@ impl GuardFs {
     /// # Errors
     /// As fstat(2).
     pub(super) fn note_touched(&self, node: u64, file: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.charging.as_ref().map_or(Ok(()), |charging| charging.note_touched(node, file))
+        let Some(charging) = &self.charging else { return Ok(()) };
+        charging.note_touched(node, &self.entry_of(charging, node), file)
+    }
+
+    /// Returns the entry of an inode that may not be open, and so may have gone since its name was looked up.
+    fn entry_of(&self, charging: &Charging, node: u64) -> Arc<Charge> {
+        let charge = charging.entry(node);
+        // What goes after this marks the entry, which it finds.
+        if self.table.life(node) == Life::Gone {
+            charging.mark_gone(node, &charge);
+        }
+        charge
     }
 
     /// Runs a truncation to `size`, and books it.
@@ -126,7 +139,7 @@ impl GuardFs {
         truncate: impl FnOnce() -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let Some(charging) = &self.charging else { return truncate() };
-        let charge = charging.entry(node);
+        let charge = self.entry_of(charging, node);
         let admitted = self.retry_when_over(|| charging.admit_truncation(node, &charge, file, size))?;
         let result = truncate();
         charging.settle_change(node, &charge, file, admitted);
@@ -152,10 +165,13 @@ impl GuardFs {
                     return result;
                 }
             };
-            if self.deleted_open.load(Ordering::Acquire) == 0 || Instant::now() >= deadline {
+            if !is_retry && self.has_outlived() {
+                self.settle_all_outlived();
+            } else if self.deleted_open.load(Ordering::Acquire) == 0 || Instant::now() >= deadline {
                 return Err(refused);
+            } else {
+                std::thread::sleep(STEP);
             }
-            std::thread::sleep(STEP);
             is_retry = true;
         }
     }
@@ -175,11 +191,12 @@ impl GuardFs {
                     0
                 }
             };
-            self.open_inodes.note_deleted(node, bytes, || {
+            let noted = || {
                 self.deleted_open.fetch_add(1, Ordering::AcqRel);
-            });
+            };
+            self.open_inodes.note_deleted(node, bytes, noted, || {});
         }
-        if charging.take_unbooked() > 0 || charging.may_glow() {
+        if charging.take_unbooked() > 0 || self.outlived.take_unwritten() > 0 || charging.may_glow() {
             charging.account().set_estimated(true);
         }
     }
@@ -188,6 +205,7 @@ impl GuardFs {
     /// so not before the first request is answered.
     pub(crate) fn restore_mappings(&self) {
         let Some(charging) = &self.charging else { return };
+        self.restore_outlived(charging);
         self.files.for_each(|open_file| {
             let begun = self.begin_mapping_again(open_file, charging);
             if let Err(errno) = begun {
@@ -201,6 +219,7 @@ impl GuardFs {
     /// # Errors
     /// As statvfs(3).
     pub(crate) fn statvfs(&self) -> Result<StatVfs, Errno> {
+        self.measure_kernel_use();
         let mut stat = self.backing.statvfs()?;
         let Some(charging) = &self.charging else { return Ok(stat) };
         let shown = charging.account().statfs(host_space_of(&stat));
@@ -222,13 +241,11 @@ impl GuardFs {
     /// Looks again at files that were closed a while ago; see [`super::charging`]. Called every few seconds.
     pub(crate) fn cool_charges(&self) {
         if let Some(charging) = &self.charging {
-            charging.cool(Instant::now(), &|node, handle| self.reach(node, handle));
+            self.settle_all_outlived();
+            charging.cool(Instant::now(), &|node, handle| self.reach(node, handle), &|node, handle, size| {
+                self.is_still(node, handle, size)
+            });
         }
-    }
-
-    /// Returns how long after a change blocks may be freed that a file was charged for, where that happens by itself.
-    pub(crate) fn trimmed_within(&self) -> Option<Duration> {
-        self.charging.as_ref().and_then(super::charging::Charging::trimmed_within)
     }
 
     /// Books what writing a file back has changed.
@@ -273,21 +290,49 @@ impl GuardFs {
 
     /// Looks at an inode that may not be open; `None` if it is gone.
     fn reach(&self, node: u64, handle: Option<FileHandle>) -> Result<Option<Stat>, Errno> {
+        let Some(file) = self.open_reached(node, handle, OFlags::PATH)? else { return Ok(None) };
+        let stat = stat_of(file.as_fd())?;
+        // Another file may have had the name when the handle was taken.
+        Ok((stat.stx_nlink > 0 && self.node_of(&stat)? == node).then_some(stat))
+    }
+
+    /// See [`super::charging::Still`].
+    fn is_still(&self, node: u64, handle: Option<FileHandle>, size: Option<u64>) -> Result<bool, Errno> {
+        let Some(file) = self.open_reached(node, handle, OFlags::RDONLY | OFlags::NONBLOCK)? else {
+            return Ok(true);
+        };
+        writeback::write_out(file.as_fd())?;
+        match size {
+            Some(size) => extents::has_any_from(file.as_fd(), ceil_block(size)).map(|is_beyond| !is_beyond),
+            None => Ok(true),
+        }
+    }
+
+    fn open_reached(
+        &self,
+        node: u64,
+        handle: Option<FileHandle>,
+        flags: OFlags,
+    ) -> Result<Option<OwnedFd>, Errno> {
         let handle = match (self.table.get(node), handle) {
             (Ok(inode), _) => inode.handle,
             (Err(_), Some(handle)) => handle,
-            (Err(_), None) => return Ok(None),
+            (Err(_), None) => {
+                // The kernel has forgotten it, and nobody has noted how it is reached.
+                self.note_foreign_edit();
+                return Ok(None);
+            }
         };
-        match self.backing.open(&handle, OFlags::PATH | OFlags::NOFOLLOW).and_then(|fd| stat_of(fd.as_fd())) {
-            Ok(stat) if stat.stx_nlink > 0 => Ok(Some(stat)),
-            Ok(_) | Err(Errno::STALE) => Ok(None),
+        match self.backing.open(&handle, flags | OFlags::NOFOLLOW) {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::STALE) => Ok(None),
             Err(errno) => Err(errno),
         }
     }
 
     /// Returns the account that pays, if anything is counted.
     pub(crate) fn account(&self) -> Option<&Arc<Account>> {
-        self.charging.as_ref().map(super::charging::Charging::account)
+        self.charging.as_ref().map(Charging::account)
     }
 
     /// Returns how bytes are counted.

@@ -7,16 +7,19 @@
 //! book the difference to what was charged before, under the entry's lock). Differences telescope, so that neither
 //! the order of racing writers nor a short or failed call matters.
 //!
-//! Filesystems change `st_blocks` after the fact: ext4 allocates extent blocks and btrfs inlines small files when
-//! dirty pages are written back. So the entry of a larger file outlives its last change by [`AFTERGLOW`] and is looked
-//! at once more. Every other entry stays for [`ECHO`]: the watcher reports our own changes like foreign ones, and a
-//! change of an inode without an entry is one that went past us.
+//! Filesystems change `st_blocks` after the fact: ext4 and XFS allocate blocks for the tree of extents and btrfs inlines
+//! small files when dirty pages are written back, XFS frees what it has allocated beyond the end minutes later. So an
+//! inode whose blocks may still move *glows*: its entry stays and is looked at now and then, until it is known that
+//! nothing moves any more (written out, nothing beyond the end). An inode without an entry is still, therefore, and
+//! its charge is what statx(2) says. Every other entry stays for [`ECHO`]: the watcher reports our own changes like
+//! foreign ones, and a change of an inode without an entry is one that went past us.
 //!
 //! Locks, in this order: the namespace gate (shared by all changes of names, taken exclusively for an instant by a
 //! recount that publishes), a shard of the table, one entry, a shard of the recount.
 
 mod afterglow;
 mod density;
+mod mapping;
 mod names;
 
 use std::os::fd::BorrowedFd;
@@ -27,8 +30,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
+pub(super) use self::mapping::Mapper;
 pub(super) use self::names::Names;
 use super::recount::Recount;
 use super::refusals;
@@ -43,13 +48,17 @@ use crate::sys::shared_memory::SharedMemory;
 pub(super) const BLOCK: u64 = 4096;
 /// Locks that the table is divided by.
 const SHARDS: usize = 64;
-/// Dirty pages are written back after 30 s at most (`vm.dirty_expire_centisecs`), looked for every 5 s.
+/// Dirty pages are written back after 30 s by default (`vm.dirty_expire_centisecs`), looked for every 5 s. What has not
+/// been by then is written out before the entry goes.
 const AFTERGLOW: Duration = Duration::from_secs(40);
-/// XFS keeps some of what it allocated beyond a file's end for five minutes (`fs.xfs.speculative_prealloc_lifetime`).
-const TRIMMED_WITHIN: Duration = Duration::from_secs(330);
+/// XFS keeps some of what it allocated beyond a file's end for a while (`fs.xfs.speculative_prealloc_lifetime`, five
+/// minutes by default). What is there after so long was asked for by fallocate(2) and stays.
+const TRIMMED_WITHIN: Duration = Duration::from_secs(3600);
+/// The first look at a file that glows; each further one comes after twice the time.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
 /// How long a report of our own change may take.
 const ECHO: Duration = Duration::from_secs(10);
-/// Entries of files that are not open at most; beyond that the oldest are looked at early.
+/// Entries of files that are not open; beyond that the oldest are written out early.
 const MAX_GLOWING: usize = 65_536;
 /// A file of so many bytes fits into the extents that an ext4 inode holds itself.
 const SELF_CONTAINED: u64 = 4 * BLOCK;
@@ -71,19 +80,16 @@ pub(super) struct Charge {
     dense_end: AtomicU64,
     /// It may change once more when it is written back.
     glows: AtomicBool,
-}
-
-/// An open for reading and writing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Mapper {
-    /// It is being opened.
-    New,
-    /// A worker before this one has opened it; what was granted then is not refused now.
-    Inherited,
+    /// A change of it was booked, so that the entry stays for a while after the last close.
+    is_kept: AtomicBool,
 }
 
 /// How a file that is not open is reached.
 pub(super) type Reach<'a> = &'a dyn Fn(u64, Option<FileHandle>) -> Result<Option<Stat>, Errno>;
+
+/// Writes such a file out and tells whether its blocks move no more. Given a size, that of a file which may have blocks
+/// beyond it that go some day.
+pub(super) type Still<'a> = &'a dyn Fn(u64, Option<FileHandle>, Option<u64>) -> Result<bool, Errno>;
 
 impl Charge {
     /// Whether the file may have holes, for which blocks beyond its end make up in what it is charged.
@@ -96,12 +102,21 @@ impl Charge {
 struct Charged {
     /// What `used` contains for it; `None` until it was looked at.
     bytes: Option<u64>,
+    /// What it was at the first look: whoever writes to a new file may look at it before its creation is booked.
+    first: u64,
+    /// Nothing of it is in `used` any more, and nothing that happens to it is booked: it has lost its last name, and
+    /// nobody has it open. Whoever holds the entry came too late, by a path that led to it a moment ago.
+    is_gone: bool,
     size: u64,
     /// Reserved beside it for stores through a shared mapping (see [`Charging::begin_mapping`]).
     hold: u64,
-    /// Opens that a shared writable mapping may come from.
+    /// Opens that a shared writable mapping may come from, and one for all mappings that have outlived theirs.
     mappers: u32,
+    /// A mapping may have outlived the last such open.
+    is_outlived: bool,
     changed: Option<Instant>,
+    /// How often it was looked at since.
+    looks: u32,
     /// Changes under way that may leave holes. While there is one, nothing is known of the file's density.
     cutters: u32,
     /// How it is reached once the kernel has forgotten it.
@@ -193,9 +208,18 @@ impl Charging {
         last != 0 && seconds_since_boot().saturating_sub(last) <= AFTERGLOW.as_secs()
     }
 
-    /// Returns how long after a change blocks may be freed that a file was charged for.
-    pub(super) fn trimmed_within(&self) -> Option<Duration> {
-        (self.accounting == Accounting::AllocatedToSize).then_some(TRIMMED_WITHIN)
+    /// Whether blocks of a file may move that was changed below the mount, or by a worker before this one.
+    fn may_glow_below(&self, stat: &Stat) -> bool {
+        let bytes = self.accounting.charge(stat).max(stat.stx_size);
+        let glows_for = match self.accounting {
+            Accounting::Allocated if bytes > SELF_CONTAINED => AFTERGLOW,
+            Accounting::AllocatedToSize => TRIMMED_WITHIN,
+            Accounting::Allocated | Accounting::Logical => return false,
+        };
+        let is_file = FileType::from_raw_mode(u32::from(stat.stx_mode)) == FileType::RegularFile;
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+        let age = now.saturating_sub(stat.stx_ctime.tv_sec);
+        is_file && bytes > 0 && u64::try_from(age).unwrap_or(0) <= glows_for.as_secs()
     }
 
     fn note_glow(&self) {
@@ -240,7 +264,7 @@ impl Charging {
     /// As fstat(2).
     pub(super) fn look(&self, node: u64, charge: &Charge, file: BorrowedFd<'_>) -> Result<(), Errno> {
         let mut state = charge.state.lock();
-        if state.bytes.is_none() {
+        if state.bytes.is_none() && !state.is_gone {
             let stat = rustix::fs::fstat(file)?;
             let bytes = self.accounting.charge_of_open(&stat);
             self.first_look(node, &mut state, size_of(&stat), bytes);
@@ -251,6 +275,7 @@ impl Charging {
 
     fn first_look(&self, node: u64, state: &mut Charged, size: u64, bytes: u64) {
         state.bytes = Some(bytes);
+        state.first = bytes;
         state.size = size;
         if let Some(recount) = &*self.recount.load() {
             recount.set(node, bytes, 1);
@@ -267,17 +292,6 @@ impl Charging {
             Some(_) | None => 0,
         };
         charge.dense_end.store(dense_end, Ordering::Release);
-    }
-
-    /// Enters an inode that was just created.
-    pub(super) fn created(&self, node: u64, charge: &Charge, stat: &Stat) {
-        // What is there stems from a file with this number that was removed below the mount.
-        let mut state = charge.state.lock();
-        let bytes = self.accounting.charge(stat);
-        self.first_look(node, &mut state, stat.stx_size, bytes);
-        if bytes > 0 {
-            self.account.settle(signed(bytes), 0);
-        }
     }
 
     /// Reserves what a write may take. Without `offset` inside the known part of the file nothing is looked up.
@@ -362,7 +376,9 @@ impl Charging {
                 .is_ok(),
             Growth::Blocks => false,
         };
-        if is_as_known { 0 } else { self.settle_change(node, charge, file, admitted) }
+        // The first write is booked in any case: an overwritten extent may be split when it is written back.
+        let is_free = is_as_known && charge.is_kept.load(Ordering::Relaxed);
+        if is_free { 0 } else { self.settle_change(node, charge, file, admitted) }
     }
 
     /// Reserves a range that is allocated or copied as a whole, or as much of it as fits when `least` is smaller.
@@ -404,9 +420,8 @@ impl Charging {
     }
 
     /// Keeps an entry of an inode whose attributes are changed, so that the watcher's report of it is known as ours.
-    pub(super) fn note_touched(&self, node: u64, file: BorrowedFd<'_>) -> Result<(), Errno> {
-        let charge = self.entry(node);
-        self.look(node, &charge, file)?;
+    pub(super) fn note_touched(&self, node: u64, charge: &Charge, file: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.look(node, charge, file)?;
         charge.state.lock().changed = Some(Instant::now());
         Ok(())
     }
@@ -479,6 +494,9 @@ impl Charging {
         reservation: Option<Reservation<'_>>,
     ) -> i64 {
         let mut state = charge.state.lock();
+        if state.is_gone {
+            return 0;
+        }
         let stat = match rustix::fs::fstat(file) {
             Ok(stat) => stat,
             Err(errno) => {
@@ -506,10 +524,14 @@ impl Charging {
         state.size = size;
         state.hold -= released;
         state.changed = Some(Instant::now());
+        state.looks = 0;
+        charge.is_kept.store(true, Ordering::Relaxed);
         // Once it has needed blocks for its extents, they may go a while after the data.
-        let glows = charge.glows.load(Ordering::Relaxed)
-            || bytes.max(size) > SELF_CONTAINED
-            || self.accounting != Accounting::Allocated;
+        let glows = match self.accounting {
+            Accounting::Allocated => charge.glows.load(Ordering::Relaxed) || bytes.max(size) > SELF_CONTAINED,
+            Accounting::AllocatedToSize => true,
+            Accounting::Logical => false,
+        };
         charge.glows.store(glows, Ordering::Relaxed);
         if glows {
             self.note_glow();
@@ -519,86 +541,6 @@ impl Charging {
             tracing::debug!(ino = node, %errno, "no space is held for holes that a mapping may fill");
         }
         delta
-    }
-
-    /// Before a write far beyond the end of a file that may be mapped: the hole may be filled by stores. Returns up to
-    /// where holes are paid for, and the size.
-    fn hold_gap(&self, charge: &Charge, offset: u64) -> Result<(u64, u64), Errno> {
-        let mut state = charge.state.lock();
-        let gap = floor_block(offset).saturating_sub(ceil_block(state.size));
-        if state.mappers > 0 && gap > 0 {
-            let hold = state.hold + gap;
-            self.change_hold(&mut state, hold)?;
-        }
-        Ok((state.held_end(), state.size))
-    }
-
-    /// Gives back what was held for a gap that a refused write does not make.
-    fn trim_hold(&self, charge: &Charge) {
-        let mut state = charge.state.lock();
-        let wanted = ceil_block(state.size).saturating_sub(state.bytes.unwrap_or(0));
-        let released = state.hold.saturating_sub(wanted);
-        if released > 0 {
-            self.account.settle_held(0, released);
-            state.hold -= released;
-        }
-    }
-
-    fn change_hold(&self, state: &mut Charged, wanted: u64) -> Result<(), Errno> {
-        if state.hold != wanted {
-            // Whatever is held belongs to a file that may become as large as it looks.
-            let end = state.size.max(wanted);
-            self.account.adjust_hold(state.hold, wanted, end).map_err(|refusal| errno_of(&refusal))?;
-            state.hold = wanted;
-        }
-        Ok(())
-    }
-
-    /// Begins an open for reading and writing: a shared mapping of it may fill every hole unseen, so the holes are
-    /// reserved for as long as it is open.
-    ///
-    /// # Errors
-    /// `EDQUOT` or `ENOSPC` when they do not fit; as fstat(2).
-    pub(super) fn begin_mapping(
-        &self,
-        node: u64,
-        charge: &Charge,
-        file: BorrowedFd<'_>,
-        mapper: Mapper,
-    ) -> Result<(), Errno> {
-        self.look(node, charge, file)?;
-        let mut state = charge.state.lock();
-        let wanted = ceil_block(state.size).saturating_sub(state.bytes.unwrap_or(0));
-        match mapper {
-            Mapper::New => self.change_hold(&mut state, wanted)?,
-            Mapper::Inherited if state.hold == 0 => {
-                self.account.adopt_hold(wanted);
-                state.hold = wanted;
-            }
-            Mapper::Inherited => {}
-        }
-        state.mappers += 1;
-        Ok(())
-    }
-
-    /// Ends an open for reading and writing: books what stores through mappings have allocated.
-    pub(super) fn end_mapping(&self, node: u64, charge: &Charge, file: Option<BorrowedFd<'_>>) {
-        let mut state = charge.state.lock();
-        state.mappers = state.mappers.saturating_sub(1);
-        let was_last = state.mappers == 0;
-        drop(state);
-        match file {
-            Some(file) => {
-                self.settle(node, charge, file, None);
-            }
-            None if was_last => {
-                let mut state = charge.state.lock();
-                if self.change_hold(&mut state, 0).is_err() {
-                    tracing::error!(ino = node, "space that was held for a mapping is not given back");
-                }
-            }
-            None => {}
-        }
     }
 
     /// Takes part in a change of names. While the guard lives no recount is published.
@@ -613,11 +555,32 @@ impl Charging {
     }
 
     /// Counts an inode for a recount: by its entry if it has one, else by what statx(2) said a moment ago.
-    pub(super) fn count(&self, recount: &Recount, node: u64, stat: &Stat) {
-        let shard = self.shard(node).lock();
+    pub(super) fn count(
+        &self,
+        recount: &Recount,
+        node: u64,
+        stat: &Stat,
+        handle: impl FnOnce() -> Result<FileHandle, Errno>,
+    ) {
+        let mut shard = self.shard(node).lock();
         let Some(charge) = shard.get(&node).cloned() else {
             // Nobody can make an entry, and so change the file, before this is done.
-            recount.lock(node).set_if_absent(node, self.accounting.charge(stat), 1);
+            let bytes = self.accounting.charge(stat);
+            recount.lock(node).set_if_absent(node, bytes, 1);
+            // Gone again where it has no handle.
+            if self.may_glow_below(stat)
+                && shard.len() < MAX_GLOWING / SHARDS
+                && let Ok(handle) = handle()
+            {
+                let charge = Charge { glows: AtomicBool::new(true), ..Charge::default() };
+                {
+                    let mut state = charge.state.lock();
+                    (state.bytes, state.size) = (Some(bytes), stat.stx_size);
+                    state.changed = Some(Instant::now());
+                    state.handle = Some(handle);
+                }
+                shard.insert(node, Arc::new(charge));
+            }
             return;
         };
         drop(shard);
@@ -645,10 +608,15 @@ impl Charging {
     /// Lets go of an entry that nobody holds and under which nothing was changed.
     pub(super) fn let_go(&self, node: u64) {
         let mut shard = self.shard(node).lock();
-        if let Some(charge) = shard.get(&node)
-            && Arc::strong_count(charge) == 1
-            && charge.state.lock().changed.is_none()
-        {
+        let is_needless = shard.get(&node).is_some_and(|charge| {
+            let mut state = charge.state.lock();
+            if charge.is_kept.load(Ordering::Relaxed) {
+                // Also by writes that took no space.
+                state.changed = Some(Instant::now());
+            }
+            Arc::strong_count(charge) == 1 && state.changed.is_none() && state.mappers == 0
+        });
+        if is_needless {
             shard.remove(&node);
         }
     }
@@ -658,16 +626,6 @@ impl Charging {
         if let Some(charge) = self.find(node) {
             charge.state.lock().handle = Some(handle);
         }
-    }
-
-    /// Drops an inode's entry and returns what was charged for it.
-    pub(super) fn forget(&self, node: u64) -> Option<u64> {
-        let charge = self.shard(node).lock().remove(&node)?;
-        let mut state = charge.state.lock();
-        if self.change_hold(&mut state, 0).is_err() {
-            tracing::error!(ino = node, "space that was held for a mapping is not given back");
-        }
-        state.bytes
     }
 }
 

@@ -145,7 +145,9 @@ impl GuardFs {
             }
             let (written, delta) =
                 running.below(|| self.write_charged(caller, &open_file, offset, data, origin, how))?;
-            open_file.tally(self, caller).wrote(offset, written as u64, delta);
+            if self.tracker.is_on() {
+                open_file.tally(self, caller).wrote(offset, written as u64, delta);
+            }
             running.below(|| self.sync_written(&open_file, how))?;
             to_result(written)
         })?;
@@ -183,10 +185,9 @@ impl GuardFs {
         let Some(charging) = &self.charging else { return write(data).map(|written| (written, 0)) };
         let file = open_file.file(self)?;
         let charge = open_file.charge(charging);
-        // With O_APPEND the backing decides where: at its own end.
-        let start = if how.appends { size_of(file.as_fd())? } else { offset };
+        // With O_APPEND the backing decides where: at its own end, which `offset` was a moment ago.
         let admitted = self.retry_when_over(|| {
-            charging.admit_write(open_file.node, charge, file.as_fd(), start, data.len())
+            charging.admit_write(open_file.node, charge, file.as_fd(), offset, data.len())
         })?;
         let written = write(data.get(..admitted.length).unwrap_or(data));
         fail_point::reach(Stage::Effect);
@@ -195,7 +196,7 @@ impl GuardFs {
             charge,
             file.as_fd(),
             admitted,
-            start,
+            offset,
             written.as_ref().map_or(0, |written| *written),
         );
         written.map(|written| (written, delta))

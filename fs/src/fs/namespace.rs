@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
@@ -344,12 +345,13 @@ impl GuardFs {
     /// Books an inode that has lost a name, and keeps it reachable if that was its last.
     fn removed(&self, names: Option<&Names<'_>>, victim: Option<Victim>, is_taken: bool) {
         let Some(Victim { node, is_dir, is_pinned, fd, .. }) = victim else { return };
+        let fd = Arc::new(fd);
         if let (Some(names), Some(charging)) = (names, &self.charging) {
             match stat_of(fd.as_fd()) {
                 // A directory's links say nothing on btrfs; it was removed, so it had no other name.
                 Ok(stat) if stat.stx_nlink == 0 || is_dir || is_taken => {
                     let bytes = charging.charged(node).unwrap_or_else(|| charging.accounting().charge(&stat));
-                    self.charge_no_longer(names, charging, node, bytes);
+                    self.charge_no_longer(names, charging, node, bytes, &fd);
                 }
                 Ok(_) => {}
                 Err(errno) => {
@@ -367,15 +369,33 @@ impl GuardFs {
     }
 
     /// Books an inode without a name, at once or, while it is open, at its last release.
-    fn charge_no_longer(&self, names: &Names<'_>, charging: &Charging, node: u64, bytes: u64) {
-        let is_open = self.open_inodes.note_deleted(node, bytes, || {
+    fn charge_no_longer(
+        &self,
+        names: &Names<'_>,
+        charging: &Charging,
+        node: u64,
+        bytes: u64,
+        fd: &Arc<OwnedFd>,
+    ) {
+        let is_outlived = self.outlives(node, fd, bytes);
+        names.nameless(node, bytes);
+        let noted = || {
             self.table.set_life(node, Life::DeletedOpen);
             self.deleted_open.fetch_add(1, Ordering::AcqRel);
-        });
-        // Two last names may go at the same time, but the inode goes only once.
-        if !is_open && self.table.set_life(node, Life::Gone) != Life::Gone {
+        };
+        let gone = || {
+            // Two last names may go at the same time, but the inode goes only once.
+            if self.table.life(node) != Life::Named {
+                return;
+            }
+            if is_outlived && self.outlive_removed(node, bytes, fd) {
+                self.table.set_life(node, Life::DeletedOpen);
+                return;
+            }
+            self.table.set_life(node, Life::Gone);
             names.gone(node, charging.forget(node).unwrap_or(bytes));
-        }
+        };
+        self.open_inodes.note_deleted(node, bytes, noted, gone);
     }
 
     /// Returns what `name` is, which is about to go.
@@ -414,8 +434,12 @@ impl GuardFs {
         let inode = names.as_mut().map(Names::admit_inode).transpose()?;
         self.reclaim.retry_when_full(|| self.mutate_name(parent, name, || create(borrow(&dir))))?;
         let entry = self.entry_at(borrow(&dir), name)?;
-        if let (Some(names), Some(inode)) = (&names, inode) {
+        if let (Some(names), Some(inode), Some(charging)) = (&names, inode, &self.charging) {
+            self.end_outlived_namesake(names, charging, entry.node);
             names.created(entry.node, inode);
+            if operation == Operation::Create {
+                charging.created(entry.node, &entry.stat);
+            }
         }
         self.note(caller.did(operation, entry.node).at(parent, name));
         Ok(entry)

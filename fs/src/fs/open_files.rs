@@ -8,17 +8,18 @@
 use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::charging::{Charge, Charging, Mapper, Names};
 use super::kept_fd::{FileRef, KeptFd};
-use super::open_flags::{has_privileged_mode, strip_privilege, worker_flags};
+use super::kernel_tier::Before;
+use super::open_flags::{UNSEEN, has_privileged_mode, strip_privilege, worker_flags};
+use super::open_inodes::{DataMode, OpenInode, OpenInodeState};
 use super::virtual_dir::is_virtual_handle;
 use super::{Caller, Entry as NodeEntry, GuardFs, borrow};
 use crate::backing::stat_of;
@@ -30,26 +31,15 @@ use crate::snapshot::{Cause, Touched};
 use crate::sys::identity;
 use crate::tracker::{OpenTally, Operation};
 
-/// Locks that the open inodes are divided by.
-const SHARDS: usize = 64;
-
 /// Noted by a release once the number is free.
 const RELEASED: u64 = 1;
-
-/// How data of an inode flows while it is open anywhere.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum DataMode {
-    /// In the kernel, on the backing file with this id.
-    Passthrough(u32),
-    /// Through the worker and the kernel's page cache.
-    Cached,
-}
 
 /// What a reply to OPEN or CREATE carries.
 pub(crate) struct Opened {
     pub(crate) number: u64,
     pub(crate) mode: DataMode,
-    pub(crate) is_writer: bool,
+    /// Each write reaches the worker; else it runs in the kernel, as reads do.
+    pub(crate) is_direct: bool,
 }
 
 /// One open of a regular file.
@@ -68,6 +58,8 @@ pub(crate) struct OpenFile {
     /// Whether holes are reserved for a mapping of it. Locked while that begins or ends: after a takeover it begins
     /// beside the requests, one of which may be the release.
     mapping: Mutex<MappingHold>,
+    /// How the file was when it was opened, if its writes do not reach the worker and this worker opened it.
+    before: Option<Before>,
 }
 
 /// Whether holes of a file are reserved for one open.
@@ -77,18 +69,6 @@ enum MappingHold {
     Unknown,
     Begun,
     Ended,
-}
-
-/// What every open of one inode shares.
-#[derive(Default)]
-pub(super) struct OpenInodeState {
-    /// The file may have setuid or setgid, which a writer with CAP_FSETID keeps. Set at open and by chmod(2),
-    /// never cleared: it only decides whether a rare extra step is worth while.
-    may_be_privileged: AtomicBool,
-    /// What the inode is charged for; entered by the first open that can change it.
-    charge: OnceLock<Arc<Charge>>,
-    /// What is preserved of the inode; entered likewise.
-    pub(super) touched: OnceLock<Arc<Touched>>,
 }
 
 impl OpenFile {
@@ -103,7 +83,13 @@ impl OpenFile {
             inode,
             tally: OnceLock::new(),
             mapping: Mutex::new(MappingHold::Unknown),
+            before: None,
         }
+    }
+
+    /// Returns where its writes are counted, if this worker has noted who writes.
+    pub(super) fn known_tally(&self) -> Option<&OpenTally> {
+        self.tally.get().map(AsRef::as_ref)
     }
 
     /// Returns where its writes are counted. Who opened it under another worker is not known any more; whoever
@@ -120,6 +106,21 @@ impl OpenFile {
     /// Whether every write is durable when it returns.
     pub(super) fn is_synchronous(&self) -> bool {
         self.flags.intersects(OFlags::DSYNC | OFlags::SYNC)
+    }
+
+    /// Whether it can change the file without a request that says so.
+    pub(super) fn may_be_changed_unseen(&self) -> bool {
+        self.may_be_mapped_writable() || self.is_unseen()
+    }
+
+    /// Whether writes run in the kernel, past the worker; see [`super::kernel_tier`].
+    pub(super) fn is_unseen(&self) -> bool {
+        self.flags.contains(UNSEEN)
+    }
+
+    /// How the file was when it was opened, if that is known and its writes are not seen.
+    pub(super) fn before(&self) -> Option<&Before> {
+        self.before.as_ref()
     }
 
     /// Whether every write goes to the end of the file.
@@ -158,7 +159,7 @@ impl OpenFile {
             return Ok(FileRef::Kept(kept.as_fd()));
         }
         let inode = fs.table.get(self.node)?;
-        match KeptFd::keep(fs.backing.open(&inode.handle, flags)?) {
+        match KeptFd::keep(fs.backing.open(&inode.handle, flags - UNSEEN)?) {
             Ok(kept) => Ok(FileRef::Kept(place.get_or_init(|| kept).as_fd())),
             Err(opened) => Ok(FileRef::Once(opened)),
         }
@@ -166,7 +167,7 @@ impl OpenFile {
 
     /// Returns the entry under which changes of the file are charged.
     pub(super) fn charge<'a>(&'a self, charging: &Charging) -> &'a Charge {
-        self.inode.charge.get_or_init(|| charging.entry(self.node))
+        self.inode.charge(charging, self.node)
     }
 
     /// Returns the flags that the file was opened with.
@@ -177,99 +178,6 @@ impl OpenFile {
     /// Returns the backing descriptor if there is one.
     pub(super) fn file_if_open(&self) -> Option<BorrowedFd<'_>> {
         self.file.get().map(KeptFd::as_fd)
-    }
-}
-
-/// The inodes that are open at this moment, with how.
-pub(super) struct OpenInodes(Vec<Mutex<FxHashMap<u64, OpenInode>>>);
-
-struct OpenInode {
-    opens: u32,
-    maybe_mapped_writable: u32,
-    mode: DataMode,
-    state: Arc<OpenInodeState>,
-    /// What it was charged for when it lost its last name.
-    deleted: Option<u64>,
-}
-
-impl OpenInodes {
-    pub(super) fn new() -> Self {
-        Self((0..SHARDS).map(|_| Mutex::new(FxHashMap::default())).collect())
-    }
-
-    pub(super) fn may_be_mapped_writable(&self, node: u64) -> bool {
-        self.shard(node).lock().get(&node).is_some_and(|inode| inode.maybe_mapped_writable > 0)
-    }
-
-    /// Enters an open that a worker before this one had, under the backing id that it had registered.
-    pub(super) fn restore(&self, remembered: Remembered, backing_id: u32) -> Arc<OpenInodeState> {
-        let mode = if backing_id == 0 { DataMode::Cached } else { DataMode::Passthrough(backing_id) };
-        let mut shard = self.shard(remembered.node).lock();
-        let inode = shard.entry(remembered.node).or_insert_with(|| OpenInode {
-            opens: 0,
-            maybe_mapped_writable: 0,
-            mode,
-            state: Arc::default(),
-            deleted: None,
-        });
-        // Whether it has setuid or setgid is not remembered; a needless step at each write is the price.
-        inode.state.may_be_privileged.store(true, Ordering::Relaxed);
-        inode.opens += 1;
-        let access = OFlags::from_bits_retain(remembered.flags) & OFlags::ACCMODE;
-        inode.maybe_mapped_writable += u32::from(access == OFlags::RDWR);
-        inode.state.clone()
-    }
-
-    /// Returns how data of an open inode flows.
-    fn mode(&self, node: u64) -> Option<DataMode> {
-        self.shard(node).lock().get(&node).map(|inode| inode.mode)
-    }
-
-    /// Whether an inode is open.
-    pub(super) fn contains(&self, node: u64) -> bool {
-        self.shard(node).lock().contains_key(&node)
-    }
-
-    /// Notes that an inode has lost its last name, with what it is charged for, and calls `noted` if nobody has
-    /// noted so before. Returns whether it is open.
-    pub(super) fn note_deleted(&self, node: u64, bytes: u64, noted: impl FnOnce()) -> bool {
-        let mut shard = self.shard(node).lock();
-        let Some(inode) = shard.get_mut(&node) else { return false };
-        if inode.deleted.is_none() {
-            inode.deleted = Some(bytes);
-            noted();
-        }
-        true
-    }
-
-    /// Notes that an inode has a name again. Returns whether it is open and had none.
-    pub(super) fn note_named(&self, node: u64) -> bool {
-        self.shard(node).lock().get_mut(&node).is_some_and(|inode| inode.deleted.take().is_some())
-    }
-
-    /// Returns every open inode.
-    pub(super) fn nodes(&self) -> Vec<u64> {
-        self.0.iter().flat_map(|shard| shard.lock().keys().copied().collect::<Vec<_>>()).collect()
-    }
-
-    /// Calls `visit` with every inode that is open without a name and what it was charged for when it lost it.
-    pub(super) fn for_each_deleted(&self, mut visit: impl FnMut(u64, u64)) {
-        for shard in &self.0 {
-            let deleted: Vec<(u64, u64)> =
-                shard.lock().iter().filter_map(|(node, inode)| Some((*node, inode.deleted?))).collect();
-            deleted.into_iter().for_each(|(node, bytes)| visit(node, bytes));
-        }
-    }
-
-    /// Notes that a file got setuid or setgid bits while it is open.
-    pub(super) fn note_privileged(&self, node: u64) {
-        if let Some(inode) = self.shard(node).lock().get(&node) {
-            inode.state.may_be_privileged.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn shard(&self, node: u64) -> &Mutex<FxHashMap<u64, OpenInode>> {
-        &self.0[node as usize % SHARDS]
     }
 }
 
@@ -374,9 +282,9 @@ impl GuardFs {
         let child = self.backing.of_fd(opened.as_fd())?;
         let mut entry = self.entry(child)?;
         if let (Some(names), Some(inode), Some(charging)) = (&names, inode, &self.charging) {
+            self.end_outlived_namesake(names, charging, entry.node);
             names.created(entry.node, inode);
-            let charge = charging.entry(entry.node);
-            charging.created(entry.node, &charge, &entry.stat);
+            charging.created(entry.node, &entry.stat);
         }
         drop((names, step));
         self.note(caller.did(Operation::Create, entry.node).at(parent, name));
@@ -447,6 +355,7 @@ impl GuardFs {
                     drop(open_file);
                 });
                 if let Some(charging) = &self.charging {
+                    self.settle_released(node);
                     self.look_at_closed(node);
                     charging.let_go(node);
                 }
@@ -470,7 +379,7 @@ impl GuardFs {
     pub(super) fn opened_again(&self, number: u64) -> Result<Opened, Errno> {
         let open_file = self.files.get(number)?;
         let mode = self.open_inodes.mode(open_file.node).ok_or(Errno::BADF)?;
-        Ok(Opened { number, mode, is_writer: open_file.is_writer() })
+        Ok(Opened { number, mode, is_direct: open_file.is_writer() && !open_file.is_unseen() })
     }
 
     fn enter(
@@ -488,19 +397,29 @@ impl GuardFs {
         if is_privileged {
             inode.may_be_privileged.store(true, Ordering::Relaxed);
         }
-        if maybe_mapped && let Err(errno) = self.begin_mapping(node, &inode, file.as_ref()) {
+        let is_writer = flags & OFlags::ACCMODE != OFlags::RDONLY;
+        let mut before = None;
+        let ready = match (mode, &file) {
+            // No hole is reserved for a mapping: the kernel refuses what does not fit, there as for writes.
+            (DataMode::Passthrough(_), Some(file)) if is_writer && self.passes_writes() => {
+                self.look_before(node, &inode, file.as_fd()).map(|found| before = Some(found))
+            }
+            _ if maybe_mapped => self.begin_mapping(node, &inode, file.as_ref()),
+            _ => Ok(()),
+        };
+        if let Err(errno) = ready {
             self.release_data_mode(node, maybe_mapped);
             return Err(errno);
         }
+        let flags = if before.is_some() { flags | UNSEEN } else { flags };
         if maybe_mapped {
-            self.before_mapping(caller, node, &inode);
             // Attributes from before this open must not hide what a mapping changes from now on.
             self.changed(node);
         }
         let number = match self.files.reserve() {
             Ok(number) => number,
             Err(errno) => {
-                self.end_mapping(node, maybe_mapped, &inode, None);
+                self.end_mapping(node, maybe_mapped && before.is_none(), &inode, None);
                 self.release_data_mode(node, maybe_mapped);
                 return Err(errno);
             }
@@ -510,21 +429,34 @@ impl GuardFs {
         fail_point::reach(Stage::Numbered);
         // One that is not kept is opened again at each use.
         let file = file.and_then(|file| KeptFd::keep(file).ok()).map_or_else(OnceLock::new, OnceLock::from);
-        let mapping = Mutex::new(MappingHold::Begun);
+        let mapping = if before.is_some() { MappingHold::Ended } else { MappingHold::Begun };
+        let mapping = Mutex::new(mapping);
         let (plain, tally) = (OnceLock::new(), OnceLock::new());
-        let open_file = OpenFile { node, flags, file, plain, inode, tally, mapping };
-        let is_writer = open_file.is_writer();
-        if is_writer {
+        let is_direct = is_writer && before.is_none();
+        let open_file = OpenFile { node, flags, file, plain, inode, tally, mapping, before };
+        if open_file.is_unseen() {
+            self.kernel_tier.begin_unseen();
+        }
+        if is_writer && self.tracker.is_on() {
             open_file
                 .tally
                 .get_or_init(|| self.tracker.open_for_writing(node, parent, caller.uid, caller.pid));
         }
+        if open_file.may_be_changed_unseen() {
+            self.before_mapping(caller, node, &open_file.inode);
+        }
         self.files.enter(number, open_file, Remembered { node, flags: flags.bits() });
         fail_point::reach(Stage::Entered);
-        Ok(Opened { number, mode, is_writer })
+        Ok(Opened { number, mode, is_direct })
     }
 
     fn leave(&self, open_file: &OpenFile) {
+        if open_file.is_unseen() {
+            self.look_after(open_file);
+        }
+        if open_file.may_be_changed_unseen() {
+            self.after_mapping(open_file.node, &open_file.inode);
+        }
         let maybe_mapped = open_file.may_be_mapped_writable();
         let mut mapping = open_file.mapping.lock();
         let had_begun = std::mem::replace(&mut *mapping, MappingHold::Ended) == MappingHold::Begun;
@@ -541,7 +473,7 @@ impl GuardFs {
     /// As opening the file.
     pub(super) fn begin_mapping_again(&self, open_file: &OpenFile, charging: &Charging) -> Result<(), Errno> {
         let mut mapping = open_file.mapping.lock();
-        if !open_file.may_be_mapped_writable() || *mapping != MappingHold::Unknown {
+        if !open_file.may_be_mapped_writable() || open_file.is_unseen() || *mapping != MappingHold::Unknown {
             return Ok(());
         }
         let file = open_file.file(self)?;
@@ -559,7 +491,10 @@ impl GuardFs {
 
     fn end_mapping(&self, node: u64, was_mapped: bool, inode: &OpenInodeState, file: Option<BorrowedFd<'_>>) {
         if let (true, Some(charging), Some(charge)) = (was_mapped, &self.charging, inode.charge.get()) {
-            charging.end_mapping(node, charge, file);
+            // Noted before the open ends, so that it is nowhere missing.
+            if charging.end_mapping(node, charge, file) {
+                self.outlive_held(node);
+            }
         }
     }
 
@@ -584,6 +519,7 @@ impl GuardFs {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let deleted = names.as_mut().map(|names| self.charge_again(names, node)).transpose()?;
+                let outlived = self.outlived_deleted_again(node);
                 let mode = if self.is_passthrough() {
                     // Until the table has the id, nobody else could close it.
                     self.journal.note_registering(Some(self.latest_id.load(Ordering::Acquire)));
@@ -600,12 +536,14 @@ impl GuardFs {
                             maybe_mapped_writable: 0,
                             mode,
                             state: Arc::default(),
-                            deleted: deleted.flatten(),
+                            deleted: deleted.flatten().or(outlived),
                         })
                     }
                     Err(errno) => {
                         self.journal.note_registering(None);
-                        if let (Some(Some(_)), Some(charging)) = (deleted, &self.charging) {
+                        if let (true, Some(charging)) =
+                            (deleted.flatten().or(outlived).is_some(), &self.charging)
+                        {
                             charging.account().set_estimated(true);
                         }
                         return Err(errno);
@@ -642,14 +580,14 @@ impl GuardFs {
     /// An inode that was booked as gone is opened after all (its open(2) was under way): it is charged again until
     /// it is released.
     fn charge_again(&self, names: &mut Names<'_>, node: u64) -> Result<Option<u64>, Errno> {
-        let Some(charging) = &self.charging else { return Ok(None) };
         if self.table.life(node) != Life::Gone {
             return Ok(None);
         }
-        let bytes = charging.accounting().charge(&stat_of(borrow(&self.node_fd(node)?))?);
+        let stat = stat_of(borrow(&self.node_fd(node)?))?;
         names.begin();
-        names.back(node, bytes);
+        // First: whoever sees that it is gone marks the entry that they find.
         self.table.set_life(node, Life::DeletedOpen);
+        let bytes = names.back(node, &stat);
         self.deleted_open.fetch_add(1, Ordering::AcqRel);
         Ok(Some(bytes))
     }
@@ -671,19 +609,16 @@ impl GuardFs {
         inode.maybe_mapped_writable -= u32::from(maybe_mapped);
         let (opens, mode, deleted) = (inode.opens, inode.mode, inode.deleted);
         if opens > 0 {
-            if maybe_mapped && inode.maybe_mapped_writable == 0 {
-                self.after_mapping(node, &inode.state);
-            }
             self.table.set_opens(node, opens, mode.backing_id());
             return;
         }
-        if let Some(closed) = shard.remove(&node).filter(|_| maybe_mapped) {
-            self.after_mapping(node, &closed.state);
-        }
         if let (Some(names), Some(bytes), Some(charging)) = (&mut names, deleted, &self.charging) {
             names.begin();
-            names.gone(node, charging.forget(node).unwrap_or(bytes));
-            self.table.set_life(node, Life::Gone);
+            // It may be mapped: whoever released it looks.
+            if !self.outlive_deleted(node, charging.charged(node).unwrap_or(bytes)) {
+                names.gone(node, charging.forget(node).unwrap_or(bytes));
+                self.table.set_life(node, Life::Gone);
+            }
             self.deleted_open.fetch_sub(1, Ordering::AcqRel);
         }
         // Under the lock: a new first open must not register before the old id is gone, or the kernel could see two
@@ -695,6 +630,7 @@ impl GuardFs {
         }
         fail_point::reach(Stage::Unregistered);
         self.table.set_opens(node, 0, 0);
+        shard.remove(&node);
     }
 
     /// Whether a write by a holder of CAP_FSETID leaves the file's setuid and setgid bits. Not under `squash`: a
@@ -712,14 +648,5 @@ impl GuardFs {
     pub(super) fn allowed_mode(&self, mode: u32) -> u32 {
         let privileged = if self.is_squashed() { libc::S_ISUID | libc::S_ISGID } else { 0 };
         mode & 0o7777 & !privileged
-    }
-}
-
-impl DataMode {
-    fn backing_id(self) -> u32 {
-        match self {
-            Self::Passthrough(id) => id,
-            Self::Cached => 0,
-        }
     }
 }

@@ -12,6 +12,10 @@ pub(super) fn worker_flags(flags: OFlags) -> OFlags {
     flags & (OFlags::ACCMODE | OFlags::APPEND | OFlags::SYNC | OFlags::DSYNC)
 }
 
+/// Remembered beside the open flags of a writer that the kernel passes through: its writes do not reach the worker.
+/// No flag of open(2).
+pub(super) const UNSEEN: OFlags = OFlags::from_bits_retain(1 << 31);
+
 /// Takes setuid, setgid and file capabilities away.
 pub(super) fn strip_privilege(file: BorrowedFd<'_>, is_privileged: bool) -> Result<(), Errno> {
     if is_privileged {

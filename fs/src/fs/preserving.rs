@@ -9,7 +9,8 @@ use rustix::fs::{AtFlags, FallocateFlags};
 use rustix::io::Errno;
 
 use super::namespace::Victim;
-use super::open_files::{OpenFile, OpenInodeState};
+use super::open_files::OpenFile;
+use super::open_inodes::OpenInodeState;
 use super::{Caller, GuardFs};
 use crate::backing::stat_of;
 use crate::inode::Inode;
@@ -123,6 +124,8 @@ impl GuardFs {
             None
         } else {
             step.last_attributes(handle, &victim.stat);
+            // Only the inode has them from now on: noted, they do not keep it.
+            step.last_extended_attributes(handle, || list_attributes(victim.fd.as_fd()));
             Some(step.take_away(handle))
         }
     }
@@ -294,7 +297,7 @@ impl GuardFs {
     pub(super) fn restore_mapped(&self) {
         let Some(history) = &self.history else { return };
         self.files.for_each(|open_file| {
-            if open_file.may_be_mapped_writable()
+            if open_file.may_be_changed_unseen()
                 && let Ok(touched) = open_file.touched(self, history)
             {
                 history.restore_mapping(open_file.node, touched);

@@ -6,7 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -27,14 +27,16 @@ const STEP: Duration = Duration::from_millis(1);
 pub(super) struct Reclaim {
     pinned: Mutex<FxHashMap<u64, Arc<OwnedFd>>>,
     closing: AtomicUsize,
+    /// How many have been closed so far.
+    closed: AtomicU64,
 }
 
 impl Reclaim {
     /// Keeps a deleted inode reachable.
-    pub(super) fn pin(&self, node: u64, fd: OwnedFd) {
+    pub(super) fn pin(&self, node: u64, fd: Arc<OwnedFd>) {
         let mut pinned = self.pinned.lock();
         if pinned.len() < MAX_PINNED {
-            pinned.insert(node, Arc::new(fd));
+            pinned.insert(node, fd);
         }
     }
 
@@ -55,6 +57,7 @@ impl Reclaim {
     pub(super) fn while_closing<T>(&self, close: impl FnOnce() -> T) -> T {
         self.closing.fetch_add(1, Ordering::AcqRel);
         let result = close();
+        self.closed.fetch_add(1, Ordering::AcqRel);
         self.closing.fetch_sub(1, Ordering::AcqRel);
         result
     }
@@ -64,8 +67,12 @@ impl Reclaim {
     /// # Errors
     /// As the operation.
     pub(super) fn retry_when_full<T>(&self, operation: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
-        match operation() {
-            Err(Errno::NOSPC | Errno::DQUOT) if self.free_what_is_deleted() => operation(),
+        let closed = self.closed.load(Ordering::Acquire);
+        let result = operation();
+        // A filesystem that is full may take long to say so: what was freed meanwhile counts as well.
+        let was_freed = self.closed.load(Ordering::Acquire) != closed;
+        match result {
+            Err(Errno::NOSPC | Errno::DQUOT) if self.free_what_is_deleted() || was_freed => operation(),
             result => result,
         }
     }
@@ -100,16 +107,27 @@ mod tests {
         };
         assert_eq!(reclaim.retry_when_full(full), Err(Errno::NOSPC));
         assert_eq!(tries.get(), 1);
-        reclaim.pin(7, std::fs::File::open("/").unwrap().into());
+        reclaim.pin(7, Arc::new(std::fs::File::open("/").unwrap().into()));
         assert_eq!(reclaim.retry_when_full(full), Err(Errno::NOSPC));
         assert_eq!(tries.get(), 3);
         assert!(reclaim.pinned(7).is_none());
     }
 
     #[test]
+    fn space_that_was_freed_during_the_attempt_counts() {
+        let reclaim = Reclaim::default();
+        let tries = Cell::new(0);
+        let operation = || {
+            tries.set(tries.get() + 1);
+            if tries.get() == 1 { reclaim.while_closing(|| Err(Errno::DQUOT)) } else { Ok(()) }
+        };
+        assert_eq!(reclaim.retry_when_full(operation), Ok(()));
+    }
+
+    #[test]
     fn another_error_is_not_tried_again() {
         let reclaim = Reclaim::default();
-        reclaim.pin(7, std::fs::File::open("/").unwrap().into());
+        reclaim.pin(7, Arc::new(std::fs::File::open("/").unwrap().into()));
         assert_eq!(reclaim.retry_when_full(|| Err::<(), _>(Errno::IO)), Err(Errno::IO));
         assert!(reclaim.pinned(7).is_some());
     }

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use super::GuardFs;
 use super::charging::Charging;
 use crate::backing::Stat;
-use crate::sys::handle::FileHandle;
+use crate::sys::handle::{FileHandle, handle_at};
 
 /// Locks that the entries are divided by.
 const SHARDS: usize = 64;
@@ -114,7 +114,8 @@ impl GuardFs {
         // However it ends, nobody enters anything any more.
         let end = scopeguard::guard((), |()| charging.recount.store(None));
         self.count_deleted(&recount);
-        charging.count(&recount, self.node_of(self.backing.root_stat())?, self.backing.root_stat());
+        let (root, handle) = (self.backing.root_stat(), self.backing.root_handle());
+        charging.count(&recount, self.node_of(root)?, root, || Ok(handle));
         while let Some(handle) = recount.next_directory() {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
@@ -144,6 +145,10 @@ impl GuardFs {
             inodes += u64::from(counted.inodes);
         }
         let account = charging.account();
+        if account.is_measured() {
+            // What the kernel counts, metadata of the filesystem included, is no sum of files.
+            bytes = account.used_bytes();
+        }
         let less = |counted: u64, booked: u64| counted.cast_signed().wrapping_sub(booked.cast_signed());
         let drift_bytes = less(bytes, account.used_bytes());
         let drift_inodes = less(inodes, account.used_inodes());
@@ -157,6 +162,10 @@ impl GuardFs {
     /// Enters every file that is open without a name.
     fn count_deleted(&self, recount: &Recount) {
         self.open_inodes.for_each_deleted(|node, bytes| {
+            let bytes = self.charging.as_ref().and_then(|charging| charging.charged(node)).unwrap_or(bytes);
+            recount.set(node, bytes, 1);
+        });
+        self.outlived.for_each_deleted(|node, bytes| {
             let bytes = self.charging.as_ref().and_then(|charging| charging.charged(node)).unwrap_or(bytes);
             recount.set(node, bytes, 1);
         });
@@ -192,7 +201,7 @@ impl GuardFs {
             result => result?,
         };
         let node = self.node_of(&stat)?;
-        charging.count(recount, node, &stat);
+        charging.count(recount, node, &stat, || handle_at(dir, name));
         if FileType::from_raw_mode(u32::from(stat.stx_mode)) == FileType::Directory {
             match self.backing.child(dir, name) {
                 Ok(child) => recount.walk_again(child.handle),
@@ -209,7 +218,7 @@ impl GuardFs {
         let recount = charging.recount.load();
         let Some(recount) = recount.as_ref() else { return };
         let moved = self.backing.child_at_once(dir.as_fd(), name).and_then(|child| {
-            names.moved(self.inode_of(&child)?.node, &child.stat);
+            names.moved(self.inode_of(&child)?.node, &child.stat, child.handle);
             if FileType::from_raw_mode(u32::from(child.stat.stx_mode)) == FileType::Directory {
                 recount.walk_again(child.handle);
             }

@@ -29,7 +29,7 @@ pub(super) const VIRTUAL_OPEN: FopenFlags = NO_FLUSH.union(FopenFlags::FOPEN_DIR
 
 /// The open mode that a reply asks the kernel for (SEMANTICS.md, "Open modes").
 pub(super) fn open_reply_flags(opened: &Opened) -> FopenFlags {
-    match (opened.mode, opened.is_writer) {
+    match (opened.mode, opened.is_direct) {
         (DataMode::Passthrough(_), true) => {
             NO_FLUSH | FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
         }
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn writer_is_direct_and_reader_is_not() {
         let flags =
-            |is_writer| open_reply_flags(&Opened { number: 0, mode: DataMode::Passthrough(1), is_writer });
+            |is_direct| open_reply_flags(&Opened { number: 0, mode: DataMode::Passthrough(1), is_direct });
         assert!(flags(true).contains(FopenFlags::FOPEN_DIRECT_IO));
         assert!(!flags(false).contains(FopenFlags::FOPEN_DIRECT_IO));
     }

@@ -10,10 +10,36 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::mountinfo::MountTable;
+use super::root::BackingRoot;
 use crate::session::StoreDirectory;
 
 /// The directory at the top of a filesystem that holds the stores of its workspaces.
 const STORES: &str = ".wsguard";
+
+/// Where history is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct HistoryPlan {
+    /// A directory for the stores of workspaces on its filesystem.
+    pub(crate) store: Option<PathBuf>,
+}
+
+impl HistoryPlan {
+    /// Opens the store of workspace `id`, whose files are below the mount point `dir`.
+    ///
+    /// # Errors
+    /// Why there is none, as a sentence.
+    pub(super) fn open(
+        &self,
+        id: &str,
+        dir: &Path,
+        root: &BackingRoot,
+        table: &MountTable,
+    ) -> Result<StoreDirectory, String> {
+        let stat = rustix::fs::fstat(&root.readable).map_err(|errno| errno.to_string())?;
+        open_store(self.store.as_deref(), id, (dir, stat.st_dev), table)
+            .map_err(|error| crate::error_chain::one_line(&error))
+    }
+}
 
 /// Why a workspace has no history.
 #[derive(Debug, thiserror::Error)]

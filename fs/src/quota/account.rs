@@ -1,7 +1,7 @@
 //! A project's way into the ledger: reserve, settle, hold.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -11,7 +11,7 @@ use super::refusal::Refusal;
 use super::scope::{Scope, smallest_grant};
 use super::space::{self, HostSpace, Statfs};
 use super::watermark::Watermark;
-use super::{Dimension, Ledger, ScopeKey, whole_blocks};
+use super::{BLOCK_BYTES, Dimension, Ledger, ScopeKey, whole_blocks};
 
 /// How often, and after what pause, a reservation that only others under way stand in the way of is tried again.
 const RETRIES: u32 = 20;
@@ -25,6 +25,9 @@ pub(crate) struct Account {
     /// change, so that each is made on all scopes of one chain; exclusively only while the group is replaced, which
     /// takes what is reserved along.
     chain: RwLock<Vec<Arc<Scope>>>,
+    /// Its bytes are what the filesystem below says, which also refuses what is too much. They change by
+    /// [`Self::set_measured`] alone then.
+    is_measured: AtomicBool,
 }
 
 /// Where a reservation failed.
@@ -37,7 +40,7 @@ struct Blocked {
 impl Account {
     /// Wraps scopes that the project has been entered in.
     pub(super) fn new(ledger: Arc<Ledger>, project: Arc<Scope>, chain: Vec<Arc<Scope>>) -> Self {
-        Self { ledger, project, chain: RwLock::new(chain) }
+        Self { ledger, project, chain: RwLock::new(chain), is_measured: AtomicBool::new(false) }
     }
 
     /// The project's own scope.
@@ -74,21 +77,71 @@ impl Account {
         inodes: u64,
         file_end: u64,
     ) -> Result<Reservation<'_>, Refusal> {
+        if self.is_measured() {
+            if bytes > 0 {
+                self.check_parents(file_end)?;
+            }
+            self.take_patiently(0, 0, inodes, file_end)?;
+            return Ok(Reservation { account: self, bytes: whole_blocks(bytes), reserved: 0, inodes });
+        }
         let bytes = self.take_patiently(whole_blocks(bytes), whole_blocks(at_least), inodes, file_end)?;
-        Ok(Reservation { account: self, bytes, inodes })
+        Ok(Reservation { account: self, bytes, reserved: bytes, inodes })
+    }
+
+    /// Whether bytes of the project are measured by the filesystem below, and not counted here.
+    pub(crate) fn is_measured(&self) -> bool {
+        self.is_measured.load(Ordering::Acquire)
+    }
+
+    /// Takes the project's bytes from the filesystem below from now on, or counts them here again. In the latter case
+    /// use is estimated until the next recount.
+    pub(crate) fn measure(&self, is_measured: bool) {
+        if self.is_measured.swap(is_measured, Ordering::AcqRel) && !is_measured {
+            self.set_estimated(true);
+        }
+    }
+
+    /// Tells what the filesystem below says that the project uses. Changes nothing while bytes are counted here.
+    pub(crate) fn set_measured(&self, bytes: u64) {
+        if self.is_measured() {
+            self.change(Dimension::Bytes, difference(bytes, self.used_bytes()), 0);
+        }
+    }
+
+    /// Whether each scope above the project could take one more block; nothing is reserved.
+    ///
+    /// # Errors
+    /// The first one that could not.
+    pub(crate) fn check_parents(&self, file_end: u64) -> Result<(), Refusal> {
+        let class = FileClass::of(file_end);
+        for scope in self.chain.read().iter().skip(1) {
+            let meter = scope.meter(Dimension::Bytes);
+            while meter.take(BLOCK_BYTES, BLOCK_BYTES, class).is_none() {
+                if !scope.relax(Dimension::Bytes) {
+                    return Err(scope.refuse(Dimension::Bytes, BLOCK_BYTES, class));
+                }
+            }
+            meter.give_back(BLOCK_BYTES);
+        }
+        Ok(())
+    }
+
+    /// What of a change of bytes is booked: nothing while they are measured.
+    fn counted(&self, delta_bytes: i64) -> i64 {
+        if self.is_measured() { 0 } else { delta_bytes }
     }
 
     /// Books a change that was not reserved: unlink, truncate, restat. Never refused. Counts that would fall below 0
     /// stop there, with an alarm.
     pub(crate) fn settle(&self, delta_bytes: i64, delta_inodes: i64) {
-        self.change(Dimension::Bytes, delta_bytes, 0);
+        self.change(Dimension::Bytes, self.counted(delta_bytes), 0);
         self.change(Dimension::Inodes, delta_inodes, 0);
     }
 
     /// As [`Self::settle`], where `released` bytes of a hold end with it: they pay for the growth as a reservation does.
     pub(crate) fn settle_held(&self, delta_bytes: i64, released: u64) {
         self.end_hold(released);
-        self.change(Dimension::Bytes, delta_bytes, released);
+        self.change(Dimension::Bytes, self.counted(delta_bytes), released);
     }
 
     /// Notes that a part of a hold is an ordinary reservation from now on.
@@ -175,8 +228,10 @@ impl Account {
     /// Corrects use by the drift that a recount found: as [`Self::settle`], but the host's space is not expected to
     /// change with it.
     pub(crate) fn correct(&self, drift_bytes: i64, drift_inodes: i64) {
-        let changed =
-            [self.change(Dimension::Bytes, drift_bytes, 0), self.change(Dimension::Inodes, drift_inodes, 0)];
+        let changed = [
+            self.change(Dimension::Bytes, self.counted(drift_bytes), 0),
+            self.change(Dimension::Inodes, drift_inodes, 0),
+        ];
         for scope in &*self.chain.read() {
             let mut book = scope.book.lock();
             if let Some(floor) = &mut book.floor {
@@ -358,7 +413,10 @@ fn difference(new: u64, old: u64) -> i64 {
 #[must_use = "dropping a reservation gives it back"]
 pub(crate) struct Reservation<'a> {
     account: &'a Account,
+    /// Bytes that may be taken.
     bytes: u64,
+    /// The same, or 0 where the filesystem below counts them.
+    reserved: u64,
     inodes: u64,
 }
 
@@ -370,23 +428,24 @@ impl Reservation<'_> {
 
     /// Books what really happened, which may be more than was reserved, and gives the rest back.
     pub(crate) fn settle(mut self, delta_bytes: i64, delta_inodes: i64) {
-        let (bytes, inodes) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.inodes));
-        self.account.change(Dimension::Bytes, delta_bytes, bytes);
+        let (bytes, inodes) = (std::mem::take(&mut self.reserved), std::mem::take(&mut self.inodes));
+        self.account.change(Dimension::Bytes, self.account.counted(delta_bytes), bytes);
         self.account.change(Dimension::Inodes, delta_inodes, inodes);
     }
 
     /// As [`Self::settle`] of bytes, where `released` bytes of a hold end with it as well.
     pub(crate) fn settle_held(mut self, delta_bytes: i64, released: u64) {
-        let (bytes, inodes) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.inodes));
+        let (bytes, inodes) = (std::mem::take(&mut self.reserved), std::mem::take(&mut self.inodes));
         self.account.end_hold(released);
-        self.account.change(Dimension::Bytes, delta_bytes, bytes.saturating_add(released));
+        let counted = self.account.counted(delta_bytes);
+        self.account.change(Dimension::Bytes, counted, bytes.saturating_add(released));
         self.account.change(Dimension::Inodes, 0, inodes);
     }
 }
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        self.account.change(Dimension::Bytes, 0, self.bytes);
+        self.account.change(Dimension::Bytes, 0, self.reserved);
         self.account.change(Dimension::Inodes, 0, self.inodes);
     }
 }

@@ -229,7 +229,6 @@ impl Ledger {
     }
 
     /// The state of one scope; `None` where no project is attached.
-    #[cfg(test)]
     pub(crate) fn snapshot(&self, scope: &ScopeKey) -> Option<ScopeState> {
         let tables = self.tables.lock();
         tables.scopes.get(scope).map(|scope| ScopeState::of(scope, &tables.clock))

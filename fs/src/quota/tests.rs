@@ -1,6 +1,7 @@
 //! Tests of the ledger as a whole, by topic.
 
 mod grace;
+mod measured;
 mod model;
 mod racing;
 mod regroup;

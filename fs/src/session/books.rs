@@ -85,7 +85,6 @@ impl Books {
             rest_until: Instant::now(),
             audit_at: Instant::now() + first_audit(&fs),
             suspects: Vec::new(),
-            trimmed_at: fs.trimmed_within().map(|within| Instant::now() + within),
         };
         if must_count && let Some(account) = fs.account() {
             account.set_estimated(true);
@@ -162,8 +161,6 @@ struct BookKeeper {
     seen_edits: u64,
     edited_at: Option<Instant>,
     rest_until: Instant,
-    /// When the filesystem has freed what it keeps of files that were changed under a worker before this one.
-    trimmed_at: Option<Instant>,
     audit_at: Instant,
     suspects: Vec<Suspect>,
 }
@@ -199,6 +196,7 @@ impl BookKeeper {
                 desk.asked
             };
             self.judge_suspects();
+            self.fs.doubt_unseen_writes();
             self.fs.cool_charges();
             let is_asked = target > self.shared.desk.lock().answered;
             let is_estimated = self.fs.account().is_some_and(|account| account.is_estimated());
@@ -239,16 +237,13 @@ impl BookKeeper {
             self.edited_at = Some(now);
         }
         let is_quiet = self.edited_at.is_some_and(|at| now.saturating_duration_since(at) >= QUIET);
-        let is_trimmed = self.trimmed_at.is_some_and(|at| now >= at);
-        (is_quiet || is_estimated || is_trimmed || now >= self.audit_at) && now >= self.rest_until
+        (is_quiet || is_estimated || now >= self.audit_at) && now >= self.rest_until
     }
 
     fn count(&mut self, target: u64) {
         let begun = Instant::now();
         let was_edited = self.edited_at.take().is_some() || self.fs.foreign_edits() != self.seen_edits;
-        let is_trimmed = self.trimmed_at.is_some_and(|at| begun >= at);
-        self.trimmed_at = self.trimmed_at.filter(|at| *at > begun);
-        let was_estimated = is_trimmed || self.fs.account().is_some_and(|account| account.is_estimated());
+        let was_estimated = self.fs.account().is_some_and(|account| account.is_estimated());
         // Those that come from now on may be missed by the walk.
         self.seen_edits = self.fs.foreign_edits();
         let result = self.fs.recount(&self.shared.stop);

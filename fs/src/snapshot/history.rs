@@ -285,6 +285,7 @@ impl History {
             backing.path_fd(&touched.handle).and_then(|fd| stat_of(fd.as_fd())).map(|stat| stat.stx_size);
         let is_affordable = self.store.can_clone() || size.is_ok_and(|size| size <= MAX_MAPPED_BYTES);
         let affected = if is_affordable { Affected::ALL } else { Affected::From(u64::MAX) };
+        touched.mappers.fetch_add(1, Ordering::AcqRel);
         drop(self.before_content(touched, backing, affected, actor, Cause::Map));
         let mut since = touched.mapped_since.lock();
         if since.is_none() {
@@ -296,13 +297,19 @@ impl History {
 
     /// A file was open for reading and writing under a worker before this one.
     pub(crate) fn restore_mapping(&self, node: u64, touched: &Arc<Touched>) {
+        touched.mappers.fetch_add(1, Ordering::AcqRel);
         *touched.mapped_since.lock() = Some(Epoch(self.epoch().0.saturating_sub(2)).end());
         self.mapped.lock().insert(node, touched.clone());
     }
 
-    /// Nobody can map the file any more.
+    /// An open that could change the file unseen has ended.
     pub(crate) fn after_mapping(&self, node: u64, touched: &Touched) {
-        self.mapped.lock().remove(&node);
+        let mut mapped = self.mapped.lock();
+        if touched.mappers.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        mapped.remove(&node);
+        drop(mapped);
         let Some(since) = touched.mapped_since.lock().take() else { return };
         let entered = self.epochs.enter();
         if since.epoch() < entered.epoch() && !self.store.can_clone() {

@@ -30,6 +30,8 @@ pub(crate) struct Touched {
     /// Held shared by whoever writes, exclusively by whoever preserves: what is preserved holds the effect of all
     /// writes before, and of none after.
     pub(super) content: RwLock<Content>,
+    /// Opens that may change it unseen.
+    pub(super) mappers: AtomicU32,
     /// Since when a mapping may have stored into it unseen.
     pub(super) mapped_since: Mutex<Option<Sequence>>,
     /// Objects of it that a power cut may still take.
@@ -107,6 +109,7 @@ impl Touched {
             attributes: AtomicU32::new(0),
             extended_attributes: AtomicU32::new(0),
             content: RwLock::new(Content::new()),
+            mappers: AtomicU32::new(0),
             mapped_since: Mutex::new(None),
             unsynced: Mutex::new(Vec::new()),
         }

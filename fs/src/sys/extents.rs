@@ -40,6 +40,28 @@ struct Map {
 /// # Errors
 /// As ioctl(2); `EOPNOTSUPP` or `ENOTTY` where the filesystem does not tell, as tmpfs.
 pub(crate) fn allocated_until(file: BorrowedFd<'_>, from: u64, to: u64) -> Result<u64, Errno> {
+    let map = map(file, from, to)?;
+    let mut end = from;
+    for extent in map.extents.iter().take(map.mapped as usize) {
+        if extent.logical > end {
+            break;
+        }
+        end = end.max(extent.logical.saturating_add(extent.length));
+    }
+    Ok(end.min(to))
+}
+
+/// Whether anything is allocated from byte `from` on.
+///
+/// # Errors
+/// As [`allocated_until`].
+pub(crate) fn has_any_from(file: BorrowedFd<'_>, from: u64) -> Result<bool, Errno> {
+    // The largest offset of a file; filesystems refuse more.
+    let end = i64::MAX.cast_unsigned();
+    Ok(from < end && map(file, from, end)?.mapped > 0)
+}
+
+fn map(file: BorrowedFd<'_>, from: u64, to: u64) -> Result<Map, Errno> {
     let mut map = Map {
         start: from,
         length: to.saturating_sub(from),
@@ -54,14 +76,7 @@ pub(crate) fn allocated_until(file: BorrowedFd<'_>, from: u64, to: u64) -> Resul
     if result != 0 {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
     }
-    let mut end = from;
-    for extent in map.extents.iter().take(map.mapped as usize) {
-        if extent.logical > end {
-            break;
-        }
-        end = end.max(extent.logical.saturating_add(extent.length));
-    }
-    Ok(end.min(to))
+    Ok(map)
 }
 
 #[cfg(test)]
@@ -83,5 +98,7 @@ mod tests {
         assert_eq!(until(100, 5_000), Ok(5_000));
         assert_eq!(until(8192, 65_536), Ok(8192));
         assert_eq!(until(65_536, 70_000), Ok(69_632));
+        assert_eq!(has_any_from(file.as_fd(), 8192), Ok(true));
+        assert_eq!(has_any_from(file.as_fd(), 69_632), Ok(false));
     }
 }

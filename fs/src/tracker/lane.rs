@@ -65,6 +65,8 @@ pub(crate) struct HistoryOptions {
     pub(crate) directory: std::path::PathBuf,
     /// How large and old they may get.
     pub(crate) bounds: Bounds,
+    /// Whether anything is recorded.
+    pub(crate) is_on: bool,
 }
 
 /// What [`Lane::drain`] looks at.

@@ -92,9 +92,20 @@ impl Recorder {
     pub(crate) fn tracker(&self, workspace: &str) -> Arc<Tracker> {
         let shared = &self.shared;
         let mut trackers = shared.trackers.lock();
-        let make =
-            || Arc::new(Tracker::new(workspace, Arc::clone(&shared.processes), Arc::clone(&shared.wake)));
+        let make = || {
+            let (processes, wake) = (Arc::clone(&shared.processes), Arc::clone(&shared.wake));
+            let tracker = Tracker::new(workspace, processes, wake, shared.options.is_on);
+            if !shared.options.is_on {
+                tracker.note_interrupted("changes are not recorded: history.enabled = false");
+            }
+            Arc::new(tracker)
+        };
         Arc::clone(trackers.entry(workspace.to_owned()).or_insert_with(make))
+    }
+
+    /// Whether anything is recorded.
+    pub(crate) fn is_on(&self) -> bool {
+        self.shared.options.is_on
     }
 
     /// Returns where histories are.

@@ -1,7 +1,7 @@
 //! What one open file writes: counted by write(2) with a few relaxed atomics, turned into records at close and every
 //! few seconds while it is open.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -34,6 +34,8 @@ pub(crate) struct OpenTally {
     /// What earlier records have told of `bytes` and `delta_bytes`. Touched by the recorder and at the end only.
     told_bytes: AtomicU64,
     told_delta: AtomicI64,
+    /// It was written by ways that do not tell how much.
+    was_written_unseen: AtomicBool,
 }
 
 /// What an open file has written up to a moment.
@@ -65,13 +67,22 @@ impl OpenTally {
         self.bytes.fetch_add(length, Ordering::Release);
     }
 
+    /// Notes that the file, now of `size` bytes, was written by ways that do not tell where and how much. The record says
+    /// so by its 0 bytes over the whole file.
+    pub(crate) fn wrote_unseen(&self, size: u64, delta_bytes: i64) {
+        self.wrote(0, 0, delta_bytes);
+        self.end.fetch_max(size, Ordering::Relaxed);
+        self.was_written_unseen.store(true, Ordering::Release);
+    }
+
     /// Returns a record of what was written since the last one, if anything was.
     pub(super) fn fold(&self) -> Option<Record> {
         let total = self.bytes.load(Ordering::Acquire);
         let bytes = total.wrapping_sub(self.told_bytes.swap(total, Ordering::Relaxed));
         let delta_total = self.delta_bytes.load(Ordering::Relaxed);
         let delta = delta_total.wrapping_sub(self.told_delta.swap(delta_total, Ordering::Relaxed));
-        if bytes == 0 && delta == 0 {
+        let was_unseen = self.was_written_unseen.swap(false, Ordering::AcqRel);
+        if bytes == 0 && delta == 0 && !was_unseen {
             return None;
         }
         let (start, end) = (self.start.load(Ordering::Relaxed), self.end.load(Ordering::Relaxed));
@@ -149,6 +160,7 @@ impl Tallies {
             delta_bytes: AtomicI64::new(0),
             told_bytes: AtomicU64::new(0),
             told_delta: AtomicI64::new(0),
+            was_written_unseen: AtomicBool::new(false),
         });
         self.shard(id).lock().insert(id, Arc::downgrade(&tally));
         tally
@@ -192,6 +204,15 @@ mod tests {
         tally.wrote(8192, 1, -4096);
         let second = tally.fold().unwrap();
         assert_eq!((second.offset, second.end, second.bytes, second.delta_bytes), (0, 8193, 1, -4096));
+    }
+
+    #[test]
+    fn unseen_writing_is_told_once_even_where_nothing_grew() {
+        let tally = tally();
+        tally.wrote_unseen(4096, 0);
+        let record = tally.fold().unwrap();
+        assert_eq!((record.offset, record.end, record.bytes, record.delta_bytes), (0, 4096, 0, 0));
+        assert_eq!(tally.fold(), None);
     }
 
     #[test]

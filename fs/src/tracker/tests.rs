@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn recorder() -> (tempfile::TempDir, Recorder) {
     let dir = tempfile::tempdir().unwrap();
     let bounds = Bounds { max_bytes: 1 << 30, max_age: Duration::from_secs(86_400) };
-    let options = HistoryOptions { directory: dir.path().join("history"), bounds };
+    let options = HistoryOptions { directory: dir.path().join("history"), bounds, is_on: true };
     (dir, Recorder::start(options).unwrap())
 }
 
@@ -151,7 +151,9 @@ fn stop_stores_what_is_left_and_leaves_no_gap() {
     let answer = ask(&file_of(&dir.path().join("history"), "w1"), &ALL).unwrap();
     assert_eq!(answer.entries.iter().map(|entry| entry.bytes).sum::<u64>(), 77);
     let bounds = Bounds { max_bytes: 1 << 30, max_age: Duration::from_secs(86_400) };
-    let again = Recorder::start(HistoryOptions { directory: dir.path().join("history"), bounds }).unwrap();
+    let again =
+        Recorder::start(HistoryOptions { directory: dir.path().join("history"), bounds, is_on: true })
+            .unwrap();
     again.tracker("w1").record(created(11, 1, "g"));
     assert!(again.flush(PATIENCE));
     assert_eq!(ask(&file_of(again.directory(), "w1"), &ALL).unwrap().gaps, []);

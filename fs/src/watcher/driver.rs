@@ -348,8 +348,13 @@ impl Watch<'_> {
             if may_be_directory {
                 ahead.push((id, name.to_owned()));
             }
-            if contents == Contents::Reported && !self.driver.own.take(inode, name) {
-                seen.push(name.to_owned());
+            if contents == Contents::Reported {
+                if !self.driver.own.take(inode, name) {
+                    seen.push((name.to_owned(), Change::Appeared));
+                } else if !may_be_directory {
+                    // We have made it; somebody else may have changed it before the watch began.
+                    seen.push((name.to_owned(), Change::Content));
+                }
             }
         })?;
         self.driver.own.forget_directory(inode);
@@ -379,12 +384,18 @@ impl Watch<'_> {
         id.ok_or(End::Lost).map(Some)
     }
 
-    fn report_contents(&self, id: DirectoryId, parent: DirectoryId, name: &OsStr, seen: &[OsString]) {
+    fn report_contents(
+        &self,
+        id: DirectoryId,
+        parent: DirectoryId,
+        name: &OsStr,
+        seen: &[(OsString, Change)],
+    ) {
         let mut pending = self.pending.lock();
         let now = Instant::now();
         pending.note(parent, name, Change::Content, now);
-        for name in seen {
-            pending.note(id, name, Change::Appeared, now);
+        for (name, change) in seen {
+            pending.note(id, name, *change, now);
         }
     }
 

@@ -480,13 +480,13 @@ impl Driver {
             },
             threads: self.config.threads,
             watch_limit: self.config.watch_directories,
-            payer: Some(Payer {
+            payer: self.config.counts_quota.then(|| Payer {
                 owner: record.owner_uid,
                 group: self.registry.quota().group_of(record.owner_uid),
                 accounting: None,
                 assumed: self.registry.quota().upper_bound(&record.id),
             }),
-            history: self.config.keeps_history.then(|| HistoryPlan { store: self.config.store.clone() }),
+            history: self.config.takes_snapshots.then(|| HistoryPlan { store: self.config.store.clone() }),
             tracker: self.recorder.tracker(&record.id),
             pages: pages::source(
                 &self.registry,
@@ -537,6 +537,7 @@ impl Driver {
         let standing = Standing::Mounted(Arc::new(mounted));
         self.registry.note_unguarded(&record.dir, None);
         self.registry.put(Entry { search, ..Entry::idle(record, standing) });
+        self.follow_kernel(&id);
         if let Err(error) = stored {
             // Guarded and registered all the same: the row from before the mount is there.
             warn!(error = %one_line(&error), workspace = %id, "catalog does not take a note");
@@ -547,6 +548,10 @@ impl Driver {
     /// Lets the usage index follow a workspace. Without it everything else works.
     pub(super) fn count_usage(&self, record: &WorkspaceRecord, mounted: &Mounted) {
         let tracker = self.recorder.tracker(&record.id);
+        if !tracker.is_on() {
+            // It would be out of date with the first change.
+            return;
+        }
         let followed = match mounted.plain_directory() {
             Ok(root) => {
                 let followed = self.usage.follow(&tracker, &record.name, root, mounted.accounting());
@@ -571,6 +576,7 @@ impl Driver {
         // What was there before is dropped outside the lock. Gone only if this thread removed it.
         let before = self.registry.with_entry(id, |entry| {
             entry.bypassing.clear();
+            entry.kernel_quota = None;
             entry.unrepaired.clear();
             (std::mem::replace(&mut entry.standing, standing), entry.search.take())
         });

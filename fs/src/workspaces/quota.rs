@@ -11,11 +11,13 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use tracing::{error, info, warn};
 use wsguard_api::{
-    ApiError, AuditEntry, Boost, ErrorCode, EventKind, Limits, PolicyRecord, PolicyTarget, QuotaChange,
-    QuotaEdit, QuotaErrno, QuotaHit, QuotaMode, QuotaPlan, QuotaRequest, SCHEMA_VERSION, ScopeRef,
+    ApiError, AuditEntry, Boost, ErrorCode, EventKind, KernelEdit, Limits, PolicyRecord, PolicyTarget,
+    QuotaChange, QuotaEdit, QuotaErrno, QuotaHit, QuotaMode, QuotaPlan, QuotaRequest, SCHEMA_VERSION,
+    ScopeRef,
 };
 
 use super::driver::{Driver, catalog_error};
+use super::kernel_tier::{KernelStep, KernelTiers};
 use super::quota_board::ProjectView;
 use super::quota_keeper::QuotaKeeper;
 use crate::catalog::{Counters, Dimension, GraceRow, NewAudit, QuotaRows, WorkspaceRecord};
@@ -38,6 +40,8 @@ pub(super) struct QuotaState {
     keeper: Option<QuotaKeeper>,
     /// What was unmounted and is known exactly, to be stored.
     clean: Vec<(String, Counters)>,
+    /// Workspaces whose limit the filesystem below enforces.
+    pub(super) kernel: KernelTiers,
 }
 
 impl Driver {
@@ -68,6 +72,7 @@ impl Driver {
         let facts: Vec<ProjectFacts> = records.iter().map(facts_of).collect();
         self.tell_ledger(&facts);
         self.start_clocks();
+        self.start_kernel_tiers();
         match QuotaKeeper::start(&self.config.state_dir, self.config.min_free, self.registry.clone()) {
             Ok(keeper) => self.quota.keeper = Some(keeper),
             Err(reason) => {
@@ -182,29 +187,57 @@ impl Driver {
         let facts: Vec<ProjectFacts> = projects.iter().map(ProjectView::facts).collect();
         let before = self.registry.quota().policy();
         let mut after = Policy::clone(&before);
-        let unmentioned = after
-            .edit(&request.edit, &EditContext { now, uid, reason, projects: &facts })
-            .map_err(|error| error.to_api())?;
+        let unmentioned = if request.kernel.is_some() && request.edit.sets_nothing() {
+            0
+        } else {
+            after
+                .edit(&request.edit, &EditContext { now, uid, reason, projects: &facts })
+                .map_err(|error| error.to_api())?
+        };
         check_pools(&after)?;
         let changes = policy::changes(&before, &after);
         let mut plan = self.judge(&before, &after, &projects, now);
         plan.changes = changes;
         plan.unmentioned = unmentioned;
+        if !request.dry_run && !plan.hits.is_empty() && !request.allow_over {
+            return Err(over_error(&plan.hits));
+        }
+        let kernel = self.kernel_step(request, &after)?;
+        plan.changes.extend(kernel.iter().map(KernelStep::change));
         if request.dry_run {
             return Ok(plan);
         }
-        if !plan.hits.is_empty() && !request.allow_over {
-            return Err(over_error(&plan.hits));
-        }
         if !plan.changes.is_empty() {
             let audit = NewAudit { at: now, uid: Some(uid), reason, changes: &plan.changes };
-            self.store_policy(after, &audit)?;
+            if let Some(step) = &kernel {
+                self.begin_kernel(step)?;
+            }
+            if let Err(error) = self.store_policy(after, &audit) {
+                kernel.iter().for_each(|step| self.undo_kernel(step));
+                return Err(error);
+            }
             self.tell_ledger(&facts);
             self.regroup();
             self.keep_clocks();
+            if let Some(step) = &kernel {
+                self.keep_kernel(step)?;
+            }
+            self.follow_kernels();
         }
         plan.applied = true;
         Ok(plan)
+    }
+
+    /// Returns what a request changes of the tier. Taking everything away that was set for a workspace includes it.
+    fn kernel_step(&self, request: &QuotaRequest, after: &Policy) -> Result<Option<KernelStep>, ApiError> {
+        let (target, is_everything) = match &request.edit {
+            QuotaEdit::Set { target, .. } => (Some(target), false),
+            QuotaEdit::Unset { target, fields } => (Some(target), fields.is_empty()),
+            _ => (None, false),
+        };
+        let implied = (is_everything && self.has_kernel_quota(target)).then_some(KernelEdit::Off);
+        let Some(edit) = request.kernel.or(implied) else { return Ok(None) };
+        self.plan_kernel(target, edit, after, request.dry_run)
     }
 
     fn store_policy(&mut self, policy: Policy, audit: &NewAudit<'_>) -> Result<(), ApiError> {
@@ -357,6 +390,7 @@ impl Driver {
         self.tell_refused();
         self.keep_clocks();
         self.drop_past_boosts(now);
+        self.follow_kernels();
     }
 
     /// Tells of differences that recounts found and nothing explains. They are corrected already; that there was one is a

@@ -366,8 +366,10 @@ impl Look<'_> {
         let (mut usage, mut state) = (Usage::default(), None);
         for project in self.projects_of(&row.scope) {
             let (found, standing) = match self.stored(project) {
-                Stored::Exact(found) if !project.is_mounted => (found, QuotaState::Unmounted),
-                Stored::Exact(found) | Stored::Estimated(found) => (found, QuotaState::Estimated),
+                // Mounted without being counted: what was stored before says nothing any more.
+                _ if project.is_mounted => return row,
+                Stored::Exact(found) => (found, QuotaState::Unmounted),
+                Stored::Estimated(found) => (found, QuotaState::Estimated),
                 Stored::Nothing => return row,
             };
             usage.bytes = usage.bytes.saturating_add(found.bytes);

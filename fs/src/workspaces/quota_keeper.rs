@@ -113,6 +113,7 @@ impl Work {
     fn sample(&self, mounted: &[(String, Arc<Mounted>)]) {
         let mut seen = BTreeSet::new();
         for (id, mounted) in mounted {
+            mounted.measure_kernel_use();
             let pool = mounted.identity().device;
             if !seen.insert(pool) {
                 continue;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use wsguard_api::{
-    AccountingMode, ApiError, Coherence, Counting, DataPath, ErrorCode, LastRecount, MountUser,
+    AccountingMode, ApiError, Coherence, Counting, DataPath, ErrorCode, KernelQuota, LastRecount, MountUser,
     UnguardedDirectory, Usage, UsageReport, Workspace, WorkspaceState,
 };
 
@@ -64,12 +64,21 @@ pub(super) struct Entry {
     pub(super) bypassing: Vec<MountUser>,
     /// Which containers still have a dead mount of it, and why.
     pub(super) unrepaired: Vec<String>,
+    /// What of its quota the filesystem below does, as of the driver's last look.
+    pub(super) kernel_quota: Option<KernelQuota>,
 }
 
 impl Entry {
     /// A workspace that is not mounted.
     pub(super) fn idle(record: WorkspaceRecord, standing: Standing) -> Self {
-        Self { record, standing, search: None, bypassing: Vec::new(), unrepaired: Vec::new() }
+        Self {
+            record,
+            standing,
+            search: None,
+            bypassing: Vec::new(),
+            unrepaired: Vec::new(),
+            kernel_quota: None,
+        }
     }
 }
 
@@ -452,6 +461,14 @@ impl Registry {
             open_handles: stats.as_ref().map_or(0, |stats| stats.open_handles),
             changed_outside: entry.search.as_ref().and_then(OutsideSearch::result),
             bypassing: entry.bypassing.clone(),
+            kernel_quota: entry.kernel_quota.clone().map(|quota| match mounted {
+                Some(mounted) => KernelQuota {
+                    used_bytes: mounted.account().map_or(0, |account| account.used_bytes()),
+                    unseen_writers: mounted.unseen_writers() as u64,
+                    ..quota
+                },
+                None => quota,
+            }),
         }
     }
 }
@@ -466,6 +483,7 @@ fn counting_of(mounted: &Mounted) -> Counting {
         drift_inodes: last.found.drift_inodes,
     });
     let accounting = match mounted.accounting() {
+        _ if mounted.kernel_quota().is_some() => AccountingMode::Kernel,
         Accounting::Allocated => AccountingMode::Allocated,
         Accounting::AllocatedToSize => AccountingMode::AllocatedToSize,
         Accounting::Logical => AccountingMode::Logical,
@@ -481,6 +499,11 @@ fn entry_warnings(entry: &Entry) -> Vec<String> {
             if let DataPath::Cached { reason } = mounted.data_path() {
                 warnings.push(format!("{name}: reads go through the worker, several times slower: {reason}"));
             }
+            if mounted.account().is_none() {
+                warnings.push(format!(
+                    "{name}: nothing is counted and no limit is enforced, quota.enabled was false at its mount"
+                ));
+            }
             if let Coherence::ShortTtl { reason } = mounted.coherence() {
                 warnings
                     .push(format!("{name}: edits below the mount are seen after a second only: {reason}"));
@@ -490,6 +513,11 @@ fn entry_warnings(entry: &Entry) -> Vec<String> {
             .push(format!("{name}: nobody answers at {}: {reason}", entry.record.mount_point().display())),
         Standing::Failed(reason) => warnings.push(format!("{name}: not guarded: {reason}")),
         Standing::Unmounted => {}
+    }
+    if let Some(KernelQuota { failure: Some(reason), .. }) = &entry.kernel_quota {
+        warnings.push(format!(
+            "{name}: the kernel does not enforce its quota, writes reach the worker: {reason}"
+        ));
     }
     warnings.extend(entry.unrepaired.iter().map(|failure| format!("{name}: {failure}; restart it")));
     warnings

@@ -391,7 +391,8 @@ impl Driver {
             seconds: request.seconds,
         };
         let reason = Some(format!("{mark}{}", request.reason));
-        let edit = QuotaRequest { edit, dry_run: dry_run || is_given, allow_over: false, reason };
+        let edit =
+            QuotaRequest { edit, dry_run: dry_run || is_given, allow_over: false, reason, kernel: None };
         self.quota_request(uid, &edit)
     }
 

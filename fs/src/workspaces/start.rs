@@ -37,6 +37,12 @@ impl Driver {
                 Vec::new()
             }
         };
+        if !self.recorder.is_on() {
+            self.registry.warn(
+                "changes are not recorded, history.enabled is false: `log`, `top` and `usage` tell nothing"
+                    .to_owned(),
+            );
+        }
         // Before the first request is served: it must not pass a limit.
         self.start_quota(&records);
         self.restore_notices(&records);
@@ -120,6 +126,7 @@ impl Driver {
                 self.count_usage(&record, &mounted);
                 let standing = Standing::Mounted(mounted);
                 self.registry.put(Entry::idle(record, standing));
+                self.follow_kernel(id);
                 self.note_taken_over(id);
             }
             found => {

@@ -62,6 +62,7 @@ impl Driver {
         let record = self.registry.record(&id)?;
         let forgotten = after == AfterUnmount::Forget;
         if forgotten {
+            self.forget_kernel(&record);
             self.catalog.forget(&record, Timestamp::now()).map_err(|error| catalog_error(&error))?;
             self.registry.remove(&id);
             self.forget_quota(&id);

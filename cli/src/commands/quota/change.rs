@@ -1,7 +1,7 @@
 //! What all commands that change the policy have in common: options, the request, and telling the plan.
 
 use clap::Args;
-use wsguard_api::{QuotaChange, QuotaEdit, QuotaHit, QuotaPlan, QuotaRequest};
+use wsguard_api::{KernelEdit, QuotaChange, QuotaEdit, QuotaHit, QuotaPlan, QuotaRequest};
 
 use super::rows::{bytes_or_unlimited, count_or_unlimited};
 use super::subject::{Directory, scope_text};
@@ -23,8 +23,14 @@ pub struct ChangeArgs {
 }
 
 impl ChangeArgs {
-    fn request(&self, edit: QuotaEdit) -> QuotaRequest {
-        QuotaRequest { edit, dry_run: self.dry_run, allow_over: self.allow_over, reason: self.reason.clone() }
+    fn request(&self, edit: QuotaEdit, kernel: Option<KernelEdit>) -> QuotaRequest {
+        QuotaRequest {
+            edit,
+            kernel,
+            dry_run: self.dry_run,
+            allow_over: self.allow_over,
+            reason: self.reason.clone(),
+        }
     }
 }
 
@@ -35,7 +41,18 @@ pub(super) fn make(
     directory: &Directory<'_>,
     printer: &mut Printer,
 ) -> Result<ExitStatus, CliError> {
-    let plan = directory.client.quota_change(&args.request(edit))?;
+    make_with(edit, None, args, directory, printer)
+}
+
+/// As [`make`], and changes who enforces.
+pub(super) fn make_with(
+    edit: QuotaEdit,
+    kernel: Option<KernelEdit>,
+    args: &ChangeArgs,
+    directory: &Directory<'_>,
+    printer: &mut Printer,
+) -> Result<ExitStatus, CliError> {
+    let plan = directory.client.quota_change(&args.request(edit, kernel))?;
     let view = printer.view();
     match (printer.format(), printer.verbosity()) {
         (Format::Json, _) => printer.json(&plan)?,

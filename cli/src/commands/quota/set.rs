@@ -1,7 +1,7 @@
 //! `wsguard quota set`: a limit for a target.
 
 use clap::{Args, ValueEnum};
-use wsguard_api::{Bound, ErrorCode, PolicyTarget, QuotaEdit, QuotaErrno, QuotaMode};
+use wsguard_api::{Bound, ErrorCode, KernelEdit, PolicyTarget, QuotaEdit, QuotaErrno, QuotaMode};
 
 use super::STATUSES;
 use super::change::{self, ChangeArgs};
@@ -98,6 +98,11 @@ impl LimitArgs {
 ///
 /// What is not given stays as it is. Each part (size, inodes, grace, mode, errno, headroom) that nobody sets for a
 /// target itself comes from its group's template, else from the default; see `wsguard quota explain`.
+///
+/// With --kernel the filesystem of a workspace enforces its size: files that are opened from then on are written at the
+/// filesystem's own speed. In return there is no headroom, writes are known per open only, and limits above the
+/// workspace (user, group, pool) hold back new writers, not those at work. `wsguard quota unset TARGET --only kernel`
+/// goes back.
 #[derive(Debug, Args)]
 #[command(after_help = help::sections(
     &[
@@ -106,6 +111,7 @@ impl LimitArgs {
         ("sudo wsguard quota set template:students 50G --each-project", "Each workspace of a group's members"),
         ("sudo wsguard quota set group:students 10T", "All members of a group together"),
         ("sudo wsguard quota set ~alice/workspace/bert 200G --dry-run", "See first who would be over"),
+        ("sudo wsguard quota set bert 200G --kernel", "Let a btrfs subvolume limit itself"),
     ],
     &STATUSES,
 ))]
@@ -119,6 +125,12 @@ pub struct SetArgs {
     /// With a template: each workspace, not each user
     #[arg(long)]
     pub each_project: bool,
+    /// Let the filesystem below enforce the size, so that writes run in the kernel (btrfs subvolumes)
+    #[arg(long)]
+    pub kernel: bool,
+    /// With --kernel: turn quotas of the whole filesystem on where they are off
+    #[arg(long, requires = "kernel")]
+    pub enable: bool,
     /// Options of every change.
     #[command(flatten)]
     pub change: ChangeArgs,
@@ -133,7 +145,7 @@ pub(super) fn run(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<ExitStatus, CliError> {
-    if args.limits.is_empty() {
+    if args.limits.is_empty() && !args.kernel {
         let message = format!("nothing to set for \"{}\": no size, no --inodes, no other limit", args.target);
         let hint = format!("give a size, such as `wsguard quota set {} 500G`", args.target);
         return Err(CliError::new(ErrorCode::InvalidRequest, message).with_hint(hint));
@@ -141,7 +153,8 @@ pub(super) fn run(
     let client = Client::new(settings.socket()?)?;
     let directory = Directory::read(&client)?;
     let target = directory.target(&args.target, each(args.each_project))?;
-    change::make(args.limits.edit(target), &args.change, &directory, printer)
+    let kernel = args.kernel.then_some(KernelEdit::On { enable_quotas: args.enable });
+    change::make_with(args.limits.edit(target), kernel, &args.change, &directory, printer)
 }
 
 /// What `--each-project` stands for.

@@ -1,7 +1,7 @@
 //! `wsguard quota unset`: a limit is taken away, and what it would inherit counts again.
 
 use clap::{Args, ValueEnum};
-use wsguard_api::{QuotaEdit, QuotaField};
+use wsguard_api::{KernelEdit, PolicyTarget, QuotaEdit, QuotaField};
 
 use super::STATUSES;
 use super::change::{self, ChangeArgs};
@@ -28,6 +28,8 @@ pub enum FieldArg {
     Errno,
     /// The room for small files
     Headroom,
+    /// The enforcement by the filesystem below
+    Kernel,
 }
 
 /// Take a limit away; what the target inherits counts again
@@ -36,6 +38,7 @@ pub enum FieldArg {
     &[
         ("sudo wsguard quota unset alice", "Everything that was set for a user"),
         ("sudo wsguard quota unset alice --only grace,mode", "Parts of it"),
+        ("sudo wsguard quota unset bert --only kernel", "The worker enforces again; the limit stays"),
         ("sudo wsguard quota set alice unlimited", "No limit, whatever the default is"),
     ],
     &STATUSES,
@@ -67,17 +70,42 @@ pub(super) fn run(
     let client = Client::new(settings.socket()?)?;
     let directory = Directory::read(&client)?;
     let target = directory.target(&args.target, each(args.each_project))?;
-    let fields = args
-        .only
-        .iter()
-        .map(|field| match field {
-            FieldArg::Bytes => QuotaField::Bytes,
-            FieldArg::Inodes => QuotaField::Inodes,
-            FieldArg::Grace => QuotaField::Grace,
-            FieldArg::Mode => QuotaField::Mode,
-            FieldArg::Errno => QuotaField::Errno,
-            FieldArg::Headroom => QuotaField::Headroom,
-        })
-        .collect();
-    change::make(QuotaEdit::Unset { target, fields }, &args.change, &directory, printer)
+    let fields: Vec<QuotaField> = args.only.iter().filter_map(|field| field.of_policy()).collect();
+    let kernel = args.only.contains(&FieldArg::Kernel).then_some(KernelEdit::Off);
+    let edit = if kernel.is_some() && fields.is_empty() {
+        nothing(target)
+    } else {
+        QuotaEdit::Unset { target, fields }
+    };
+    change::make_with(edit, kernel, &args.change, &directory, printer)
+}
+
+impl FieldArg {
+    /// Returns the part of the policy, if it is one.
+    fn of_policy(self) -> Option<QuotaField> {
+        match self {
+            Self::Bytes => Some(QuotaField::Bytes),
+            Self::Inodes => Some(QuotaField::Inodes),
+            Self::Grace => Some(QuotaField::Grace),
+            Self::Mode => Some(QuotaField::Mode),
+            Self::Errno => Some(QuotaField::Errno),
+            Self::Headroom => Some(QuotaField::Headroom),
+            Self::Kernel => None,
+        }
+    }
+}
+
+/// Names a target and changes nothing of its limits.
+fn nothing(target: PolicyTarget) -> QuotaEdit {
+    QuotaEdit::Set {
+        target,
+        bytes_soft: None,
+        bytes_hard: None,
+        inodes_soft: None,
+        inodes_hard: None,
+        grace_seconds: None,
+        mode: None,
+        errno: None,
+        headroom_bytes: None,
+    }
 }

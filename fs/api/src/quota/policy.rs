@@ -251,12 +251,54 @@ pub enum QuotaEdit {
     },
 }
 
+impl QuotaEdit {
+    /// Whether it is a [`QuotaEdit::Set`] of nothing.
+    pub fn sets_nothing(&self) -> bool {
+        let Self::Set {
+            target: _,
+            bytes_soft,
+            bytes_hard,
+            inodes_soft,
+            inodes_hard,
+            grace_seconds,
+            mode,
+            errno,
+            headroom_bytes,
+        } = self
+        else {
+            return false;
+        };
+        [bytes_soft, bytes_hard, inodes_soft, inodes_hard].iter().all(|bound| bound.is_none())
+            && grace_seconds.is_none()
+            && mode.is_none()
+            && errno.is_none()
+            && headroom_bytes.is_none()
+    }
+}
+
+/// Whether the filesystem below enforces the limit of bytes of a workspace, so that writes run in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "action", deny_unknown_fields)]
+pub enum KernelEdit {
+    /// It does, from the next open on.
+    On {
+        /// Turns quotas of the whole filesystem on where they are off.
+        #[serde(default)]
+        enable_quotas: bool,
+    },
+    /// The worker does again.
+    Off,
+}
+
 /// Asks for a change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuotaRequest {
-    /// What to change.
+    /// What to change. With `kernel`, a [`QuotaEdit::Set`] may set nothing and only name the workspace.
     pub edit: QuotaEdit,
+    /// Changes who enforces, for the target of a [`QuotaEdit::Set`] or [`QuotaEdit::Unset`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelEdit>,
     /// Only tells what would happen.
     #[serde(default)]
     pub dry_run: bool,

@@ -81,6 +81,8 @@ pub enum AccountingMode {
     AllocatedToSize,
     /// The size in whole blocks: the filesystem's blocks come late, or say little.
     Logical,
+    /// What the filesystem's own quota counts, which also enforces the limit.
+    Kernel,
 }
 
 /// How a project is counted, and when that was done anew.

@@ -3,9 +3,11 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{AFTERGLOW, Charge, Charging, ECHO, MAX_GLOWING, Reach, TRIMMED_WITHIN, signed};
+use super::{
+    AFTERGLOW, Charge, Charging, ECHO, FIRST_LOOK, MAX_GLOWING, Reach, Still, TRIMMED_WITHIN, signed,
+};
 use crate::accounting::Accounting;
 
 impl Charging {
@@ -19,36 +21,42 @@ impl Charging {
         }
     }
 
-    /// Looks once more at inodes that were changed and closed a while ago, and lets go of them.
-    pub(in crate::fs) fn cool(&self, now: Instant, reach: Reach<'_>) {
+    /// Looks at inodes that were changed and closed a while ago, and lets go of those that are still.
+    pub(in crate::fs) fn cool(&self, now: Instant, reach: Reach<'_>, still: Still<'_>) {
         let mut closed: Vec<(Instant, u64)> = Vec::new();
         for shard in &self.shards {
             shard.lock().retain(|node, charge| {
                 if Arc::strong_count(charge) > 1 {
                     return true;
                 }
-                let Some(changed) = charge.state.lock().changed else { return false };
+                let state = charge.state.lock();
+                // Space is held for a mapping of it.
+                if state.mappers > 0 {
+                    return true;
+                }
+                let Some(changed) = state.changed else { return false };
                 closed.push((changed, *node));
                 true
             });
         }
         closed.sort_unstable();
         let surplus = closed.len().saturating_sub(MAX_GLOWING);
+        let mut is_any_glowing = false;
         for (position, (changed, node)) in closed.into_iter().enumerate() {
             let Some(charge) = self.find(node) else { continue };
             let age = now.saturating_duration_since(changed);
             let glows = charge.glows.load(Ordering::Relaxed);
-            let is_trimmed = self.accounting == Accounting::AllocatedToSize && charge.may_be_trimmed();
-            let is_due = age
-                >= match glows {
-                    true if is_trimmed => TRIMMED_WITHIN,
-                    true => AFTERGLOW,
-                    false => ECHO,
-                };
-            if !is_due && position >= surplus {
-                continue;
-            }
-            if glows && !self.look_again(node, &charge, reach) {
+            let is_old = position < surplus || age >= if glows { AFTERGLOW } else { ECHO };
+            let is_over = match (glows, is_old) {
+                (false, _) => is_old,
+                (true, true) => self.has_cooled(node, &charge, age, reach, still),
+                (true, false) => {
+                    self.look_if_due(node, &charge, age, reach);
+                    false
+                }
+            };
+            is_any_glowing |= glows && !is_over;
+            if !is_over {
                 continue;
             }
             let mut shard = self.shard(node).lock();
@@ -57,6 +65,48 @@ impl Charging {
                 shard.remove(&node);
             }
         }
+        if is_any_glowing {
+            self.note_glow();
+        }
+    }
+
+    fn has_cooled(
+        &self,
+        node: u64,
+        charge: &Charge,
+        age: Duration,
+        reach: Reach<'_>,
+        still: Still<'_>,
+    ) -> bool {
+        let (handle, size) = {
+            let state = charge.state.lock();
+            (state.handle, state.size)
+        };
+        let may_be_trimmed = self.accounting == Accounting::AllocatedToSize && charge.may_be_trimmed();
+        if may_be_trimmed && !Self::is_due(charge, age) {
+            return false;
+        }
+        match still(node, handle, (may_be_trimmed && age < TRIMMED_WITHIN).then_some(size)) {
+            Ok(is_still) => self.look_again(node, charge, reach) && is_still,
+            Err(errno) => {
+                tracing::debug!(ino = node, %errno, "a changed file cannot be written out; later");
+                false
+            }
+        }
+    }
+
+    fn look_if_due(&self, node: u64, charge: &Charge, age: Duration, reach: Reach<'_>) {
+        if Self::is_due(charge, age) {
+            self.look_again(node, charge, reach);
+        }
+    }
+
+    /// Whether a file is to be looked at, which counts as a look.
+    fn is_due(charge: &Charge, age: Duration) -> bool {
+        let mut state = charge.state.lock();
+        let is_due = age >= FIRST_LOOK * 2_u32.pow(state.looks.min(16));
+        state.looks += u32::from(is_due);
+        is_due
     }
 
     /// Looks at every inode that has an entry.
@@ -77,6 +127,9 @@ impl Charging {
 
     pub(super) fn look_again(&self, node: u64, charge: &Charge, reach: Reach<'_>) -> bool {
         let mut state = charge.state.lock();
+        if state.is_gone {
+            return true;
+        }
         let stat = match reach(node, state.handle) {
             Ok(Some(stat)) => stat,
             // Deleted meanwhile: who deleted it has booked that.

@@ -67,6 +67,20 @@ impl Step<'_> {
         self.changes.push(Change::Attributes { inode: handle, before: attributes_of(stat) });
     }
 
+    /// Extended attributes of an inode are about to be gone with it.
+    pub(crate) fn last_extended_attributes(
+        &mut self,
+        handle: FileHandle,
+        list: impl FnOnce() -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno>,
+    ) {
+        match list() {
+            Ok(before) => self.changes.push(Change::ExtendedAttributes { inode: handle, before }),
+            Err(errno) => {
+                tracing::warn!(%errno, "extended attributes are not noted before their file is deleted");
+            }
+        }
+    }
+
     /// Extended attributes of an inode are about to change.
     pub(crate) fn extended_attributes(
         &mut self,
