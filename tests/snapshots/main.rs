@@ -1,0 +1,13 @@
+//! `.snapshots` in every directory: real mounts, on ext4, xfs and btrfs. Each test is named as a claim.
+
+#[cfg(test)]
+mod as_it_was;
+#[cfg(test)]
+mod names;
+#[cfg(test)]
+mod read_only;
+#[cfg(test)]
+mod under_load;
+
+#[cfg(test)]
+mod tree;
