@@ -29,6 +29,7 @@ mod reclaim;
 mod recount;
 mod refusals;
 mod restoring;
+mod snapshots_dir;
 mod sweep;
 mod tracking;
 mod virtual_dir;
@@ -52,13 +53,14 @@ pub(crate) use open_files::Opened;
 pub(crate) use open_inodes::DataMode;
 pub use recount::Recounted;
 pub(crate) use refusals::Refused;
+pub(crate) use snapshots_dir::{ArchiveSource, PAST_HANDLE};
 pub(crate) use virtual_dir::{Page, Pages, RequestLine, is_virtual};
 
 use crate::accounting::Accounting;
 use crate::backing::{Backing, Child, Stat};
 use crate::fail_point::{self, Stage};
 use crate::handle::HandleTable;
-use crate::inode::{Inode, InodeTable, ROOT_NODE};
+use crate::inode::{Inode, InodeTable, ROOT_NODE, is_past};
 use crate::journal::Journal;
 use crate::snapshot::History;
 use crate::state::{FILES, mark};
@@ -123,6 +125,7 @@ pub(crate) struct GuardFs {
     latest_id: AtomicU32,
     sweep: sweep::Sweep,
     virtual_dir: virtual_dir::VirtualDir,
+    snapshots_dir: snapshots_dir::SnapshotsDir,
     refusals: refusals::Refusals,
     /// `None` where no history is kept.
     history: Option<Arc<History>>,
@@ -275,6 +278,7 @@ impl GuardFs {
             latest_id: AtomicU32::new(0),
             sweep: sweep::Sweep::default(),
             virtual_dir: virtual_dir::VirtualDir::new(pages),
+            snapshots_dir: snapshots_dir::SnapshotsDir::new(),
             refusals: refusals::Refusals::new(),
             history,
             kernel_tier: kernel_tier::KernelTier::default(),
@@ -360,9 +364,9 @@ impl GuardFs {
     /// Returns an `O_PATH` descriptor of a node.
     ///
     /// # Errors
-    /// `EROFS` for a virtual node: what is not answered before is refused here.
+    /// `EROFS` for a virtual or a past node: what is not answered before is refused here.
     fn node_fd(&self, node: u64) -> Result<Arc<OwnedFd>, Errno> {
-        if is_virtual(node) {
+        if is_virtual(node) || is_past(node) {
             return Err(Errno::ROFS);
         }
         let inode = self.table.get(node)?;
@@ -408,6 +412,7 @@ impl GuardFs {
             generation: child.handle.generation(),
             file_type: u32::from(child.stat.stx_mode) & libc::S_IFMT,
             handle: child.handle,
+            past: 0,
         })
     }
 
@@ -440,6 +445,9 @@ impl GuardFs {
         }
         self.sweep.note_forget();
         let Some(inode) = self.table.forget(node, lookups) else { return };
+        if is_past(node) {
+            return self.forget_past(node);
+        }
         if let Some(charging) = &self.charging {
             charging.remember(node, inode.handle);
         }

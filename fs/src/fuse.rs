@@ -23,7 +23,10 @@ use fuser::{
 use rustix::io::Errno;
 
 use crate::fail_point;
-use crate::fs::{Caller, Entry, GuardFs, Opened, ReadTarget, SettableAttributes, WriteOrigin, is_virtual};
+use crate::fs::{
+    Caller, Entry, GuardFs, Opened, PAST_HANDLE, ReadTarget, SettableAttributes, WriteOrigin, is_virtual,
+};
+use crate::inode::is_past;
 use crate::journal::Running;
 use convert::{errno, file_attributes, set_time};
 
@@ -139,7 +142,7 @@ impl Filesystem for GuardFuse {
         match self.0.once_lookup(&self.begin(request, "lookup"), parent.0, name) {
             // A negative entry: node 0 with a time to live, so that a repeated failing stat(2) stays in the
             // kernel.
-            Err(Errno::NOENT) => {
+            Err(Errno::NOENT) if !is_past(parent.0) => {
                 let ttl = self.0.entry_ttl();
                 reply.entry(&ttl, &convert::no_attributes(), Generation(0));
             }
@@ -282,6 +285,12 @@ impl Filesystem for GuardFuse {
                 Err(error) => reply.error(errno(error)),
             };
         }
+        if is_past(ino.0) {
+            return match running.check().and_then(|()| self.0.open_past(ino.0, flags)) {
+                Ok(number) => reply.opened(FileHandle(number), convert::PAST_OPEN),
+                Err(error) => reply.error(errno(error)),
+            };
+        }
         let opened = self.0.once_opened(&running, || self.0.open(&running, caller(request), ino.0, flags));
         match self.noted(request, (ino, None), opened) {
             Ok(opened) => self.opened(reply, &opened),
@@ -306,7 +315,12 @@ impl Filesystem for GuardFuse {
                 buffer.resize(size, 0);
             }
             let running = self.begin(request, "read");
-            match running.check().and_then(|()| self.0.read(fh.0, offset, &mut buffer[..size])) {
+            let buffer = &mut buffer[..size];
+            let mut read = || match fh.0 {
+                PAST_HANDLE => self.0.read_past(ino.0, offset, buffer),
+                number => self.0.read(number, offset, buffer),
+            };
+            match running.check().and_then(|()| read()) {
                 Ok(length) => reply.data(&buffer[..length]),
                 Err(error) => reply.error(errno(error)),
             }
@@ -362,13 +376,17 @@ impl Filesystem for GuardFuse {
     fn release(
         &self,
         request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        if fh.0 == PAST_HANDLE {
+            self.0.release_past(ino.0);
+            return reply.ok();
+        }
         reply_empty(reply, self.0.release(&self.begin(request, "release"), fh.0));
     }
 
@@ -595,13 +613,17 @@ impl Filesystem for GuardFuse {
     fn lseek(
         &self,
         request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        match self.begin(request, "lseek").check().and_then(|()| self.0.seek(fh.0, offset, whence)) {
+        let seek = || match fh.0 {
+            PAST_HANDLE => self.0.seek_past(ino.0, offset, whence),
+            number => self.0.seek(number, offset, whence),
+        };
+        match self.begin(request, "lseek").check().and_then(|()| seek()) {
             Ok(offset) => reply.offset(i64::try_from(offset).unwrap_or(i64::MAX)),
             Err(error) => reply.error(errno(error)),
         }

@@ -35,6 +35,15 @@ pub(crate) const ROOT_NODE: u64 = 1;
 /// number would lie there cannot be shown.
 pub(crate) const FIRST_RESERVED_NODE: u64 = u64::MAX - 0xff;
 
+/// Nodes from here up to [`FIRST_RESERVED_NODE`] are inodes as they were at a snapshot, and the lists of snapshots. No
+/// filesystem numbers its inodes that high; one that did could not be shown.
+pub(crate) const FIRST_PAST_NODE: u64 = 0b111 << 61;
+
+/// Whether a node is an inode as it was, or a list of snapshots.
+pub(crate) fn is_past(node: u64) -> bool {
+    (FIRST_PAST_NODE..FIRST_RESERVED_NODE).contains(&node)
+}
+
 /// Locks that the index is divided by.
 const SHARDS: usize = 64;
 /// Where a second, third … filesystem's index is folded into a node number.
@@ -49,7 +58,7 @@ mod word {
     /// Generation in the low half, [`super::Life`] in bits 32 to 39, the upper byte of `st_mode & S_IFMT` in bits
     /// 40 to 47 (its lower byte is 0), handle type and length above.
     pub(super) const SHAPE: usize = 2;
-    /// Backing id in the low half, open count in the high half.
+    /// Backing id in the low half, open count in the high half. Of a past node [`super::Inode::past`] in the high half.
     pub(super) const OPENS: usize = 3;
     pub(super) const HANDLE: usize = 4;
 }
@@ -92,12 +101,14 @@ impl Life {
 pub(crate) struct Inode {
     /// The number the kernel uses.
     pub(crate) node: u64,
-    /// Tells two lives of the number apart.
+    /// Tells two lives of the number apart; of a past node the directory of snapshots that it was reached through.
     pub(crate) generation: u32,
     /// `S_IFMT` bits; a file never changes its type.
     pub(crate) file_type: u32,
     /// The identity on the backing filesystem.
     pub(crate) handle: FileHandle,
+    /// The number of the snapshot that shows it; 0 for an inode as it is, and for a list of snapshots.
+    pub(crate) past: u32,
 }
 
 impl Inode {
@@ -146,8 +157,13 @@ impl InodeTable {
         root_device: u64,
     ) -> Result<Self, Errno> {
         let table = Self::empty(memory, root_device);
-        let root =
-            Inode { node: ROOT_NODE, generation: root.generation(), file_type: libc::S_IFDIR, handle: root };
+        let root = Inode {
+            node: ROOT_NODE,
+            generation: root.generation(),
+            file_type: libc::S_IFDIR,
+            handle: root,
+            past: 0,
+        };
         table.add_lookup(&root)?;
         Ok(table)
     }
@@ -248,7 +264,7 @@ impl InodeTable {
         };
         // Only the root may have number 1, and 0 means "no entry".
         let number = if folded <= ROOT_NODE { folded | (1 << 63) } else { folded };
-        if number >= FIRST_RESERVED_NODE { Err(Errno::OVERFLOW) } else { Ok(number) }
+        if number >= FIRST_PAST_NODE { Err(Errno::OVERFLOW) } else { Ok(number) }
     }
 
     /// Returns the inode behind a node.
@@ -467,8 +483,11 @@ fn read_inode(line: &Line) -> Inode {
     let shape = line[word::SHAPE].load(Ordering::Acquire);
     let handle = std::array::from_fn(|i| line[word::HANDLE + i].load(Ordering::Acquire));
     let [_, _, _, _, _life, type_high, kind, len] = shape.to_le_bytes();
+    let node = line[word::NODE].load(Ordering::Acquire);
+    let past = if is_past(node) { (line[word::OPENS].load(Ordering::Acquire) >> 32) as u32 } else { 0 };
     Inode {
-        node: line[word::NODE].load(Ordering::Acquire),
+        node,
+        past,
         generation: (shape & 0xffff_ffff) as u32,
         file_type: u32::from(u16::from_le_bytes([0, type_high])),
         handle: FileHandle::from_words(kind, len, handle),
@@ -485,6 +504,9 @@ fn write_inode(line: &Line, inode: &Inode) {
     let [_, file_type] = (inode.file_type as u16).to_le_bytes();
     let shape = [generation[0], generation[1], generation[2], generation[3], 0, file_type, kind, len];
     line[word::SHAPE].store(u64::from_le_bytes(shape), Ordering::Release);
+    if is_past(inode.node) {
+        line[word::OPENS].store(u64::from(inode.past) << 32, Ordering::Release);
+    }
     line[word::NODE].store(inode.node, Ordering::Release);
 }
 
@@ -512,7 +534,19 @@ mod tests {
 
     fn inode(node: u64, life: u64) -> Inode {
         let handle = handle(node << 8 | life);
-        Inode { node, generation: handle.generation(), file_type: libc::S_IFREG, handle }
+        Inode { node, generation: handle.generation(), file_type: libc::S_IFREG, handle, past: 0 }
+    }
+
+    #[test]
+    fn past_node_is_known_to_a_successor_with_its_snapshot_and_as_no_open_file() {
+        let memory = memory();
+        let table = InodeTable::create(memory.clone(), handle(1), 7).unwrap();
+        let past = Inode { past: 77, ..inode(FIRST_PAST_NODE + 20, 0) };
+        assert_eq!(table.add_undisputed_lookup(&past), Ok(true));
+        assert_eq!(table.add_undisputed_lookup(&Inode { past: 78, ..past }), Ok(false), "another snapshot");
+        let (table, registered) = InodeTable::attach(memory, 7);
+        assert_eq!((table.get(past.node), registered.len()), (Ok(past), 0));
+        assert_eq!(table.forget(past.node, 1), Some(past));
     }
 
     #[test]
@@ -581,7 +615,8 @@ mod tests {
         assert_eq!(numbers.iter().collect::<std::collections::HashSet<_>>().len(), 4);
         assert_eq!(table.node_number(8, 300).unwrap(), numbers[1]);
         assert_eq!(table.node_number(7, u64::MAX), Err(Errno::OVERFLOW), "reserved");
-        assert_eq!(table.node_number(7, FIRST_RESERVED_NODE - 1), Ok(FIRST_RESERVED_NODE - 1));
+        assert_eq!(table.node_number(7, FIRST_PAST_NODE), Err(Errno::OVERFLOW), "of snapshots");
+        assert_eq!(table.node_number(7, FIRST_PAST_NODE - 1), Ok(FIRST_PAST_NODE - 1));
     }
 
     proptest! {

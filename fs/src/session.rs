@@ -160,6 +160,7 @@ impl Session {
                 let fs = GuardFs::new(backing, memory, own_device, ownership, seat, tracker, pages, history)
                     .map_err(table_error)?;
                 let fs = Arc::new(fs);
+                fs.set_archive_source(past.source());
                 (fs.clone(), connection::connect(fs, device, options.threads), StartedBy::Mount)
             }
             Found::Tables { capabilities } => {
@@ -167,6 +168,7 @@ impl Session {
                 let device = own_device.clone();
                 let fs = GuardFs::attach(backing, memory, device, ownership, seat, tracker, pages, history);
                 let fs = Arc::new(fs);
+                fs.set_archive_source(past.source());
                 let session = connection::reconnect(fs.clone(), &own_device, capabilities, options.threads);
                 (fs, session, StartedBy::Takeover)
             }

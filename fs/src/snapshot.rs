@@ -10,14 +10,15 @@
 //! Parts: [`sequence`] (moments), [`record`] (entries and their encoding), `epochs` (who belongs to which epoch),
 //! `undo_log` (the files of the log), `store` (objects), `history` (what the filesystem calls before it changes
 //! something), `catalog` (the log folded into SQLite, and every question about the past), `archive` (the catalog kept up
-//! to date), `view` (a workspace as it was), `retention` (which snapshots stay), `budget` (what goes when history takes
-//! too much).
+//! to date), `view` (a workspace as it was), `label` (what snapshots are called), `retention` (which snapshots stay),
+//! `budget` (what goes when history takes too much).
 
 mod archive;
 mod budget;
 mod catalog;
 mod epochs;
 mod history;
+mod label;
 mod record;
 mod retention;
 mod sequence;
@@ -28,10 +29,12 @@ mod undo_log;
 mod view;
 
 pub(crate) use archive::{Archive, ArchiveError};
+pub(crate) use catalog::SnapshotRecord;
 pub(crate) use history::{History, HistoryError, Permit, Step};
-pub(crate) use record::{Actor, Cause, Named, ObjectId};
+pub(crate) use label::{MAX_GIVEN_NAME, candidates, label, may_be_given};
+pub(crate) use record::{Actor, Attributes, Cause, Named, ObjectId, SnapshotNote, SnapshotReason};
 pub(crate) use sequence::Epoch;
 pub(crate) use temporary::is_temporary;
 pub(crate) use touched::{Affected, Touched};
 pub(crate) use undo_log::LogPosition;
-pub(crate) use view::{Certainty, PastEntry, PastFile, View, list_attributes};
+pub(crate) use view::{Certainty, PastEntry, PastFile, Presence, Sought, View, list_attributes};

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::{Caller, GuardFs, borrow, is_virtual};
 use crate::backing::{Stat, proc_path, stat_of};
 use crate::fail_point::{self, Stage};
-use crate::inode::Life;
+use crate::inode::{Life, is_past};
 use crate::sys::identity;
 use crate::tracker::Operation;
 
@@ -55,6 +55,9 @@ impl GuardFs {
     pub(crate) fn attributes(&self, node: u64, number: Option<u64>) -> Result<(Stat, Duration), Errno> {
         if is_virtual(node) {
             return self.virtual_attributes(node);
+        }
+        if is_past(node) {
+            return self.past_attributes(node);
         }
         let open_file = number.and_then(|number| self.files.get(number).ok());
         let stat = match open_file.as_ref().and_then(|open_file| open_file.file_if_open()) {

@@ -12,6 +12,7 @@ use super::virtual_dir::is_virtual_handle;
 use super::{Caller, GuardFs, is_virtual};
 use crate::accounting::Accounting;
 use crate::fail_point::{self, Stage};
+use crate::inode::is_past;
 use crate::journal::Running;
 use crate::snapshot::{Affected, Cause};
 use crate::sys::identity;
@@ -79,7 +80,7 @@ pub(crate) enum ReadTarget {
 impl GuardFs {
     /// Notes a read that has been answered.
     pub(crate) fn after_read(&self, node: u64, target: ReadTarget) {
-        if target == ReadTarget::PageCache && !is_virtual(node) && self.is_passthrough() {
+        if target == ReadTarget::PageCache && !is_virtual(node) && !is_past(node) && self.is_passthrough() {
             self.page_drop.note(&self.device, node);
         }
     }

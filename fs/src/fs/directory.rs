@@ -18,7 +18,9 @@ use parking_lot::Mutex;
 use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::snapshots_dir::Detail;
 use super::{Entry, GuardFs, borrow, is_virtual};
+use crate::inode::is_past;
 use crate::sys::directory::{first_record, read_records};
 
 /// Bytes read from the backing directory at once.
@@ -83,6 +85,9 @@ impl GuardFs {
         if is_virtual(node) {
             return self.list_virtual(node, offset, |listed, _| visit(listed));
         }
+        if is_past(node) {
+            return self.list_past(node, offset, Detail::Names, |listed, _| visit(listed));
+        }
         let mut stream = self.open_stream(node, offset)?;
         let mut position = offset;
         while stream.fill()? {
@@ -126,6 +131,11 @@ impl GuardFs {
                 if visit(listed, entry) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
         }
+        if is_past(node) {
+            return self.list_past(node, offset, Detail::Attributes, |listed, entry| {
+                if visit(listed, entry) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+        }
         let dir = self.node_fd(node)?;
         let mut failure = None;
         self.read_directory(node, offset, |listed| {
@@ -157,7 +167,7 @@ impl GuardFs {
     /// # Errors
     /// As fsync(2).
     pub(crate) fn sync_directory(&self, node: u64, data_only: bool) -> Result<(), Errno> {
-        if is_virtual(node) {
+        if is_virtual(node) || is_past(node) {
             return Ok(());
         }
         let inode = self.table.get(node)?;

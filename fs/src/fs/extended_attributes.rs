@@ -10,6 +10,7 @@ use super::tracking::is_told;
 use super::{Caller, GuardFs, borrow, is_virtual};
 use crate::backing::{is_private_xattr, proc_path, stat_of};
 use crate::fail_point::{self, Stage};
+use crate::inode::is_past;
 use crate::sys::identity;
 use crate::tracker::Operation;
 
@@ -102,6 +103,9 @@ impl GuardFs {
     /// # Errors
     /// As getxattr(2), `ERANGE` included; `ENODATA` for the guard's own names, except that of the quota of a directory.
     pub(crate) fn xattr(&self, node: u64, name: &OsStr, buffer: &mut [u8]) -> Result<usize, Errno> {
+        if is_past(node) {
+            return self.past_xattr(node, name, buffer);
+        }
         if let Some(result) = self.quota_attribute(node, name, buffer) {
             return result;
         }
@@ -123,6 +127,9 @@ impl GuardFs {
     pub(crate) fn xattr_names(&self, node: u64) -> Result<Vec<u8>, Errno> {
         if is_virtual(node) {
             return Ok(Vec::new());
+        }
+        if is_past(node) {
+            return self.past_xattr_names(node);
         }
         let fd = self.node_fd(node)?;
         let mut buffer = vec![0_u8; MAX_BYTES];

@@ -14,7 +14,7 @@ use super::virtual_dir::{is_reserved, is_virtual};
 use super::{Caller, Entry, GuardFs, borrow};
 use crate::backing::{Stat, stat_of};
 use crate::fail_point::{self, Stage};
-use crate::inode::Life;
+use crate::inode::{Life, is_past};
 use crate::journal::Running;
 use crate::snapshot::{Cause, Named};
 use crate::sys::handle::FileHandle;
@@ -50,9 +50,13 @@ impl GuardFs {
         if is_virtual(parent) {
             return self.virtual_lookup(parent, name);
         }
+        if is_past(parent) {
+            return self.past_lookup(parent, name);
+        }
         let dir = self.node_fd(parent)?;
         match self.entry_at(borrow(&dir), name) {
             Err(Errno::NOENT) if is_reserved(parent, name) => self.virtual_root_entry(),
+            Err(Errno::NOENT) if self.is_snapshots_name(name) => self.snapshots_entry(parent),
             result => result,
         }
     }
@@ -86,10 +90,10 @@ impl GuardFs {
         })
     }
 
-    /// Creates a directory.
+    /// Creates a directory; in `.snapshots` takes a snapshot.
     ///
     /// # Errors
-    /// As mkdir(2).
+    /// As mkdir(2); of a snapshot as [`Self::take_snapshot`].
     pub(crate) fn make_directory(
         &self,
         caller: Caller,
@@ -98,6 +102,9 @@ impl GuardFs {
         mode: u32,
         umask: u32,
     ) -> Result<Entry, Errno> {
+        if is_past(parent) {
+            return self.take_snapshot(caller, parent, name);
+        }
         let mode = Mode::from_raw_mode(mode & 0o7777);
         self.create_entry(caller, Operation::MakeDirectory, parent, name, umask, |dir| {
             rustix::fs::mkdirat(dir, name, mode)
@@ -146,6 +153,9 @@ impl GuardFs {
     /// # Errors
     /// As readlink(2).
     pub(crate) fn read_link(&self, node: u64) -> Result<OsString, Errno> {
+        if is_past(node) {
+            return self.past_link(node);
+        }
         let fd = self.node_fd(node)?;
         let target = rustix::fs::readlinkat(borrow(&fd), "", Vec::new())?;
         Ok(OsString::from_vec(target.into_bytes()))

@@ -39,7 +39,7 @@ const QUOTA_ATTRIBUTE: &str = "user.wsguard.quota";
 const DIRECTORY_NODE: u64 = FIRST_RESERVED_NODE;
 
 /// Handles from here on belong to virtual files; the others are indices into a table.
-const FIRST_HANDLE: u64 = 1 << 63;
+pub(super) const FIRST_HANDLE: u64 = 1 << 63;
 /// Where a handle has the number of its file; below it is a number of its own.
 const FILE_SHIFT: u32 = 56;
 
@@ -206,12 +206,12 @@ impl VirtualDir {
 }
 
 impl GuardFs {
-    /// Refuses to make something of the directory's name, unless a user's own entry is there.
+    /// Refuses to make something of the directory's name, or of that of [`super::snapshots_dir`], unless a user's own entry is there.
     ///
     /// # Errors
     /// `EPERM`.
     pub(super) fn check_name(&self, parent: u64, name: &OsStr) -> Result<(), Errno> {
-        if !is_reserved(parent, name) {
+        if !is_reserved(parent, name) && !self.is_snapshots_name(name) {
             return Ok(());
         }
         match self.backing.stat_at(borrow(&self.node_fd(parent)?), name) {
@@ -233,7 +233,9 @@ impl GuardFs {
         result: Result<T, Errno>,
     ) -> Result<T, Errno> {
         match result {
-            Err(Errno::NOENT) if is_reserved(parent, name) => Err(Errno::PERM),
+            Err(Errno::NOENT) if is_reserved(parent, name) || self.is_snapshots_name(name) => {
+                Err(Errno::PERM)
+            }
             result => result,
         }
     }

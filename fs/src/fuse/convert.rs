@@ -27,6 +27,9 @@ const NO_FLUSH: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
 /// The open mode of a virtual file: each read asks, whatever size the kernel remembers.
 pub(super) const VIRTUAL_OPEN: FopenFlags = NO_FLUSH.union(FopenFlags::FOPEN_DIRECT_IO);
 
+/// The open mode of a file as it was: pages that the kernel has stay right.
+pub(super) const PAST_OPEN: FopenFlags = NO_FLUSH.union(FopenFlags::FOPEN_KEEP_CACHE);
+
 /// The open mode that a reply asks the kernel for (SEMANTICS.md, "Open modes").
 pub(super) fn open_reply_flags(opened: &Opened) -> FopenFlags {
     match (opened.mode, opened.is_direct) {

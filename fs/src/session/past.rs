@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::StoreDirectory;
 use crate::backing::Backing;
 use crate::error_chain::one_line;
+use crate::fs::ArchiveSource;
 use crate::snapshot::{Archive, History};
 
 /// See the module.
@@ -17,7 +18,7 @@ pub(super) struct PastOf {
     pub(super) kept: Result<(PathBuf, Arc<History>), String>,
     /// Opened by the first question: checking a catalog that was not closed takes its time, and whoever mounts or is
     /// taken over must not wait for it.
-    archive: Mutex<Option<Arc<Archive>>>,
+    archive: Arc<Mutex<Option<Arc<Archive>>>>,
 }
 
 impl PastOf {
@@ -30,7 +31,7 @@ impl PastOf {
             Some(Err(reason)) => Err(reason),
             None => Err("snapshots are turned off in the daemon's config file".to_owned()),
         };
-        Self { kept, archive: Mutex::default() }
+        Self { kept, archive: Arc::default() }
     }
 
     pub(super) fn history(&self) -> Option<Arc<History>> {
@@ -39,12 +40,20 @@ impl PastOf {
 
     /// Returns the catalog; the first call opens it.
     pub(super) fn archive(&self) -> Result<Arc<Archive>, String> {
-        let (path, history) = self.kept.as_ref().map_err(Clone::clone)?;
-        let mut archive = self.archive.lock();
-        if let Some(opened) = &*archive {
-            return Ok(opened.clone());
-        }
-        let opened = Archive::open(history.clone(), path).map_err(|error| one_line(&error))?;
-        Ok(archive.insert(Arc::new(opened)).clone())
+        (self.source())()
+    }
+
+    /// Returns what opens the catalog, for whoever may need it later.
+    pub(super) fn source(&self) -> ArchiveSource {
+        let (kept, archive) = (self.kept.clone(), self.archive.clone());
+        Arc::new(move || {
+            let (path, history) = kept.as_ref().map_err(Clone::clone)?;
+            let mut archive = archive.lock();
+            if let Some(opened) = &*archive {
+                return Ok(opened.clone());
+            }
+            let opened = Archive::open(history.clone(), path).map_err(|error| one_line(&error))?;
+            Ok(archive.insert(Arc::new(opened)).clone())
+        })
     }
 }

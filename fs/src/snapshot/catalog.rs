@@ -22,6 +22,7 @@ mod columns;
 mod deletions;
 mod difference;
 mod error;
+mod existence;
 mod garbage;
 mod kept;
 mod lifetimes;

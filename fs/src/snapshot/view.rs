@@ -8,6 +8,9 @@
 //! nobody changed through the mount, or the watcher's note. Then the answer says so ([`Certainty`]); the bytes are not
 //! passed off as those of the moment.
 
+mod holes;
+mod presence;
+
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -24,6 +27,9 @@ use super::record::{Attributes, Named, Origin, Span};
 use super::sequence::Sequence;
 use crate::backing::{Backing, proc_path, stat_of};
 use crate::sys::handle::FileHandle;
+
+pub(crate) use holes::Sought;
+pub(crate) use presence::Presence;
 
 /// A coarse clock lags by so much at most, nanoseconds.
 const TICK_NS: i64 = 10_000_000;
@@ -242,11 +248,41 @@ impl<'a> View<'a> {
         Ok(PastFile { inode: *inode, attributes, moment: self.moment, time_ns: self.time_ns, live, content })
     }
 
+    /// Returns whether a file was changed past the mount, so that what is read of it is not what it was. Ask after reading.
+    ///
+    /// # Errors
+    /// See [`ArchiveError`].
+    pub(crate) fn is_changed_outside(&self, file: &PastFile) -> Result<bool, ArchiveError> {
+        // Before the catalog is asked, which knows then of whatever the mount did to it.
+        let now = self.stat_now(&file.inode)?;
+        let (_, known) = file.pieces(self.archive)?;
+        let past = self.archive.read()?;
+        let outside = past.outside_after(&file.inode, self.moment)?;
+        let first = outside.first().map(|outside| outside.at);
+        let mut has_live = false;
+        for piece in &known.content.pieces {
+            match piece.source {
+                Source::Kept(row) if first.is_some_and(|first| first < row.at) => return Ok(true),
+                Source::Kept(_) => {}
+                Source::Live => has_live = true,
+            }
+        }
+        if !has_live {
+            return Ok(false);
+        }
+        // Only of a file that nobody has touched through the mount since then does the ctime say something.
+        let is_untouched = past.attributes_at(&file.inode, self.moment)?.is_none();
+        let is_later = now.is_some_and(|now| self.certainty_of_now(&now) == Certainty::ChangedOutside);
+        Ok(first.is_some() || (is_untouched && is_later))
+    }
+
     /// Returns whether a file's bytes are known as they were.
     ///
     /// # Errors
     /// See [`ArchiveError`].
     pub(crate) fn certainty(&self, file: &PastFile) -> Result<Certainty, ArchiveError> {
+        // Before the catalog is asked, which knows then of whatever the mount did to it.
+        let now = self.stat_now(&file.inode)?;
         let (_, known) = file.pieces(self.archive)?;
         let past = self.archive.read()?;
         let mut worst = Certainty::Exact;
@@ -267,8 +303,7 @@ impl<'a> View<'a> {
         let is_live = known.content.pieces.iter().any(|piece| piece.source == Source::Live);
         // Only of a file that nobody has touched through the mount since then does the ctime say something.
         if is_live && past.attributes_at(&file.inode, self.moment)?.is_none() {
-            let now = self.stat_now(&file.inode)?.ok_or(Errno::STALE)?;
-            worst = worst.max(self.certainty_of_now(&now));
+            worst = worst.max(self.certainty_of_now(&now.ok_or(Errno::STALE)?));
         }
         Ok(worst)
     }
@@ -441,7 +476,8 @@ const MAX_XATTR_BYTES: usize = 64 << 10;
 /// As listxattr(2) and getxattr(2).
 pub(crate) fn list_attributes(fd: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
     let path = proc_path(fd);
-    match rustix::fs::listxattr(&path, &mut [] as &mut [u8]) {
+    // With an empty buffer listxattr() itself would say 0, whatever there is.
+    match rustix::fs::listxattr_query(&path) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         Ok(_) => {}
         Err(errno) => return Err(errno),

@@ -76,6 +76,11 @@ impl ContentRow {
         }
     }
 
+    /// Whether the object is the inode itself: if it is not in the store, the inode is elsewhere and what it was.
+    pub(crate) fn is_inode_itself(&self) -> bool {
+        self.origin == Origin::TakenAway
+    }
+
     /// Returns the bytes that it holds; of an empty file one all the same, for it stands for the inode.
     pub(super) fn held(&self) -> Range<u64> {
         match self.span {
