@@ -57,6 +57,7 @@ const LAYERS: &[(&[&str], Peers)] = &[
     (&["fs"], Peers::Strangers),
     (&["fuse"], Peers::Strangers),
     (&["session"], Peers::Strangers),
+    (&["restore"], Peers::Strangers),
     (&["mounting", "mount_users", "changed_outside", "rebind"], Peers::Acquainted),
     (&["workspaces"], Peers::Strangers),
     (&["control"], Peers::Strangers),

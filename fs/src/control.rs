@@ -8,6 +8,7 @@
 mod history;
 mod peer;
 mod quota;
+mod restore;
 mod routes;
 mod status;
 mod usage;

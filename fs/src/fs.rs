@@ -48,6 +48,7 @@ pub(crate) use directory::DirectoryEntry;
 pub(crate) use open_files::{DataMode, Opened};
 pub use recount::Recounted;
 pub(crate) use refusals::Refused;
+pub(crate) use restoring::Telling;
 pub(crate) use virtual_dir::{Page, PageSource, is_virtual};
 
 use crate::accounting::Accounting;

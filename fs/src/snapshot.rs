@@ -25,9 +25,12 @@ mod undo_log;
 mod view;
 
 pub(crate) use archive::{Archive, ArchiveError};
-pub(crate) use history::{History, HistoryError, Permit, Step};
-pub(crate) use record::{Actor, Cause, Named, ObjectId};
-pub(crate) use sequence::Epoch;
+pub(crate) use catalog::{Burst, ContentRow, Event, Lost, Then};
+pub(crate) use history::{History, HistoryError, Permit, Step, attributes_of, now_ns};
+pub(crate) use record::{
+    Actor, Attributes, Cause, Named, ObjectId, Origin, SnapshotNote, SnapshotReason, Span,
+};
+pub(crate) use sequence::{Epoch, Sequence};
 pub(crate) use temporary::is_temporary;
 pub(crate) use touched::{Affected, Touched};
 pub(crate) use undo_log::LogPosition;
