@@ -63,6 +63,7 @@ const LAYERS: &[(&[&str], Peers)] = &[
     (&["fs"], Peers::Strangers),
     (&["fuse"], Peers::Strangers),
     (&["session"], Peers::Strangers),
+    (&["restore"], Peers::Strangers),
     (&["mounting", "mount_users", "changed_outside", "rebind", "delivery"], Peers::Acquainted),
     (&["workspaces"], Peers::Strangers),
     (&["control"], Peers::Strangers),

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    clean, completion, daemon, doctor, events, log, ls, metrics, mount, quota, status, sync, top, umount,
-    usage,
+    clean, completion, daemon, doctor, events, log, ls, metrics, mount, quota, restore, status, sync, top,
+    umount, undo, usage,
 };
 use crate::env_vars;
 use crate::error::ExitStatus;
@@ -75,6 +75,8 @@ pub enum Command {
     Events(events::EventsArgs),
     Usage(usage::UsageArgs),
     Clean(clean::CleanArgs),
+    Undo(undo::UndoArgs),
+    Restore(Box<restore::RestoreArgs>),
     Sync(sync::SyncArgs),
     Quota(quota::QuotaArgs),
     Metrics(metrics::MetricsArgs),

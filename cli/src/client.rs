@@ -21,7 +21,8 @@ use tokio::runtime::{Builder, Runtime};
 use wsguard_api::{
     API_PREFIX, ApiError, AuditList, CheckReport, CheckRequest, CleanPlan, DaemonStatus, ErrorCode,
     EventList, Explanation, ForecastReport, LogReport, LogRequest, MountAllReport, MountRequest,
-    PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest, SyncReport, SyncRequest, TopReport, UmountReport,
+    PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest, RestoreJob, RestoreJobs, RestorePlan,
+    RestoreRequest, SyncReport, SyncRequest, TopReport, UmountReport, UndoList, UndoPreview, UndoRequest,
     UpgradeAccepted, UpgradeRequest, UsageReport, Workspace, WorkspaceList,
 };
 
@@ -268,6 +269,71 @@ impl Client {
     /// As [`Self::status`].
     pub fn quota_audit(&self, limit: u32) -> Result<AuditList, CliError> {
         self.get(&format!("/quota/audit?limit={limit}"))
+    }
+
+    /// Asks what a restore would do.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn restore_plan(&self, request: &RestoreRequest) -> Result<RestorePlan, CliError> {
+        self.post("/restore/plan", Some(request))
+    }
+
+    /// Begins a restore.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn restore_start(&self, request: &RestoreRequest) -> Result<RestoreJob, CliError> {
+        self.post("/restore/start", Some(request))
+    }
+
+    /// Asks for the restores of the workspace that a path is in.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn restore_jobs(&self, path: &Path) -> Result<RestoreJobs, CliError> {
+        self.get(&format!("/restore/jobs?path={}", percent_encoded(&path.to_string_lossy())))
+    }
+
+    /// Asks how far a restore is.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn restore_job(&self, path: &Path, id: u64) -> Result<RestoreJob, CliError> {
+        self.get(&format!("/restore/jobs/{id}?path={}", percent_encoded(&path.to_string_lossy())))
+    }
+
+    /// Has a restore broken off (`cancel`), taken up again (`resume`) or taken back (`reverse`, 0 for the last one).
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn restore_action(&self, path: &Path, id: u64, action: &str) -> Result<RestoreJob, CliError> {
+        let path = percent_encoded(&path.to_string_lossy());
+        self.post(&format!("/restore/jobs/{id}/{action}?path={path}"), None::<&()>)
+    }
+
+    /// Asks what could be undone in the workspace that a path is in.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn undo_list(&self, path: &Path) -> Result<UndoList, CliError> {
+        self.get(&format!("/undo?path={}", percent_encoded(&path.to_string_lossy())))
+    }
+
+    /// Asks what undoing would do.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn undo_preview(&self, request: &UndoRequest) -> Result<UndoPreview, CliError> {
+        self.post("/undo/preview", Some(request))
+    }
+
+    /// Begins to undo a deletion.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn undo_start(&self, request: &UndoRequest) -> Result<RestoreJob, CliError> {
+        self.post("/undo/start", Some(request))
     }
 
     /// Sends a GET for any path, of any server, and returns the HTTP status of the answer.

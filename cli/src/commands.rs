@@ -10,12 +10,14 @@ pub mod ls;
 pub mod metrics;
 pub mod mount;
 pub mod quota;
+pub mod restore;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod status;
 pub mod sync;
 pub mod top;
 pub mod umount;
+pub mod undo;
 pub mod usage;
 mod workspace_rows;
 
@@ -42,6 +44,8 @@ pub fn run(command: &Command, settings: &Settings, printer: &mut Printer) -> Res
         Command::Events(args) => events::run(args, settings, printer),
         Command::Usage(args) => usage::run(args, settings, printer),
         Command::Clean(args) => clean::run(args, settings, printer),
+        Command::Undo(args) => undo::run(args, settings, printer),
+        Command::Restore(args) => restore::run(args, settings, printer),
         Command::Sync(args) => sync::run(args, settings, printer),
         Command::Metrics(args) => metrics::run(args, settings, printer),
         Command::Quota(args) => quota::run(args, settings, printer),

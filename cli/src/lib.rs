@@ -24,6 +24,7 @@ pub mod target;
 #[cfg(test)]
 mod test_server;
 mod users;
+mod when;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;

@@ -9,6 +9,7 @@ mod history;
 mod metrics;
 mod peer;
 mod quota;
+mod restore;
 mod routes;
 mod status;
 mod usage;

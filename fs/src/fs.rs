@@ -53,6 +53,7 @@ pub(crate) use open_files::Opened;
 pub(crate) use open_inodes::DataMode;
 pub use recount::Recounted;
 pub(crate) use refusals::Refused;
+pub(crate) use restoring::Telling;
 pub(crate) use snapshots_dir::{ArchiveSource, PAST_HANDLE};
 pub(crate) use virtual_dir::{Page, Pages, RequestLine, is_virtual};
 

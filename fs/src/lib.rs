@@ -34,6 +34,7 @@ mod policy;
 mod processes;
 mod quota;
 mod rebind;
+mod restore;
 mod roots_watch;
 pub mod session;
 mod snapshot;

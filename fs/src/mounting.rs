@@ -49,6 +49,7 @@ use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
 use crate::kernel_quota::{KernelQuotaError, Subvolume};
 use crate::quota::{Account, HostSpace, Ledger};
+use crate::restore::{Ground, Jobs};
 use crate::session::{
     Accounting, LastRecount, OwnershipPolicy, Pages, Recounted, Refused, Session, SessionError,
     SessionOptions, SessionStats,
@@ -115,6 +116,7 @@ pub(crate) struct Mounted {
     mounted_at: Timestamp,
     source: PathBuf,
     mount_point: PathBuf,
+    restores: Jobs,
 }
 
 impl std::fmt::Debug for Mounted {
@@ -217,6 +219,7 @@ pub(crate) fn mount(
         mounted_at,
         source: plan.source(),
         mount_point: plan.mount_point().to_path_buf(),
+        restores: Jobs::default(),
     })
 }
 
@@ -419,6 +422,7 @@ fn remove_source(source: &Place) {
 /// `patience` is how long the superblock may take to go before somebody must be holding it. Different guards can
 /// be taken away on different threads at once.
 pub(crate) fn unmount(mounted: &Mounted, patience: Duration) -> Result<Unmounted, MountError> {
+    mounted.restores.stop();
     let mut outcome = Unmounted::Released;
     for _ in 0..MOST_MOUNTS {
         let table = MountTable::read()?;
@@ -579,6 +583,19 @@ impl Mounted {
     /// Counts it now; takes seconds for a million files.
     pub(crate) fn recount(&self) -> Result<Recounted, String> {
         self.session.recount()
+    }
+
+    /// Returns the workspace and its past, to restore in it.
+    ///
+    /// # Errors
+    /// Why it has no past, as a sentence.
+    pub(crate) fn ground(&self) -> Result<Ground, String> {
+        Ok(Ground { fs: self.session.filesystem().clone(), archive: self.session.archive()? })
+    }
+
+    /// Returns what is being restored in it.
+    pub(crate) fn restores(&self) -> &Jobs {
+        &self.restores
     }
 
     /// Returns its superblock's number.

@@ -29,11 +29,13 @@ mod undo_log;
 mod view;
 
 pub(crate) use archive::{Archive, ArchiveError};
-pub(crate) use catalog::SnapshotRecord;
-pub(crate) use history::{History, HistoryError, Permit, Step};
+pub(crate) use catalog::{Burst, ContentRow, Event, Lost, SnapshotRecord, Then};
+pub(crate) use history::{History, HistoryError, Permit, Step, attributes_of, now_ns};
 pub(crate) use label::{MAX_GIVEN_NAME, candidates, label, may_be_given};
-pub(crate) use record::{Actor, Attributes, Cause, Named, ObjectId, SnapshotNote, SnapshotReason};
-pub(crate) use sequence::Epoch;
+pub(crate) use record::{
+    Actor, Attributes, Cause, Named, ObjectId, Origin, SnapshotNote, SnapshotReason, Span,
+};
+pub(crate) use sequence::{Epoch, Sequence};
 pub(crate) use temporary::is_temporary;
 pub(crate) use touched::{Affected, Touched};
 pub(crate) use undo_log::LogPosition;

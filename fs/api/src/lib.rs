@@ -32,6 +32,17 @@
 //! | `POST /quota/requests/{id}` | [`BoostDecision`] | [`BoostAnswer`] |
 //! | `POST /quota/notify` | [`NotifyRequest`] | [`NotifyReport`] |
 //! | `GET /metrics` | – | OpenMetrics text |
+//! | `POST /restore/plan` | [`RestoreRequest`] | [`RestorePlan`] |
+//! | `POST /restore/start` | [`RestoreRequest`] | [`RestoreJob`] |
+//! | `POST /restore/read?tar=BOOL` | [`RestoreRequest`] | the file, or a tar archive |
+//! | `GET /restore/jobs?path=PATH` | – | [`RestoreJobs`] |
+//! | `GET /restore/jobs/{id}?path=PATH` | – | [`RestoreJob`] |
+//! | `POST /restore/jobs/{id}/cancel?path=PATH` | – | [`RestoreJob`] |
+//! | `POST /restore/jobs/{id}/resume?path=PATH` | – | [`RestoreJob`] |
+//! | `POST /restore/jobs/{id}/reverse?path=PATH` | – | [`RestoreJob`] |
+//! | `GET /undo?path=PATH` | – | [`UndoList`] |
+//! | `POST /undo/preview` | [`UndoRequest`] | [`UndoPreview`] |
+//! | `POST /undo/start` | [`UndoRequest`] | [`RestoreJob`] |
 //! | `POST /upgrade` | [`UpgradeRequest`] | [`UpgradeAccepted`] |
 //!
 //! Every error answer is an [`ApiError`] with the HTTP status of its [`ErrorCode`].
@@ -41,6 +52,7 @@ mod error;
 mod event;
 mod history;
 mod quota;
+mod restore;
 mod upgrade;
 mod usage;
 mod workspace;
@@ -60,6 +72,10 @@ pub use quota::{
     Explanation, GroupMembers, KernelEdit, LastRecount, LimitSource, LimitSpec, Limits, PolicyDocument,
     PolicyRecord, PolicyTarget, QuotaChange, QuotaEdit, QuotaErrno, QuotaField, QuotaHit, QuotaMode,
     QuotaPlan, QuotaReport, QuotaRequest, QuotaRow, QuotaState, RequestState, ScopeRef, Usage, Verdict,
+};
+pub use restore::{
+    RestoreConflict, RestoreCounts, RestoreJob, RestoreJobs, RestoreKind, RestoreNote, RestoreOrigin,
+    RestorePlan, RestoreRequest, RestoreState, RestoreWhen, UndoBurst, UndoList, UndoPreview, UndoRequest,
 };
 pub use upgrade::{Program, UpgradeAccepted, UpgradeEvent, UpgradeOutcome, UpgradeRequest};
 pub use usage::{

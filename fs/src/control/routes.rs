@@ -92,6 +92,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/sync", post(post_sync))
         .route("/shutdown", post(post_shutdown))
         .merge(super::quota::router())
+        .merge(super::restore::router())
         .route("/upgrade", post(post_upgrade))
         .method_not_allowed_fallback(wrong_method);
     Router::new()
@@ -222,7 +223,7 @@ async fn get_clean_plan(
     Ok(Json(look_up("the search for what can be cleaned up", answer).await?))
 }
 
-fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+pub(super) fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
     let Query(query) = query.map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.body_text()))?;
     Ok(query)
 }

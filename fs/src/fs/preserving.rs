@@ -106,7 +106,9 @@ impl GuardFs {
         if self.is_fleeting(name, victim) {
             return Ok(None);
         }
-        self.bind(&mut step, parent, name, Some(victim.named()))?;
+        let directory = self.table.get(parent.0)?.handle;
+        step.name(directory, name, Some(victim.named()));
+        step.directory_of_removal(parent.0, directory, || stat_of(parent.1));
         let object = self.part(&mut step, victim);
         step.record();
         Ok(Some(Parting { step, object }))

@@ -21,8 +21,110 @@ use crate::tracker::Operation;
 
 /// Written at a time.
 const CHUNK: usize = 256 << 10;
+/// What is left as a hole if it is zeros.
+const BLOCK: usize = 4096;
+
+/// When the kernel learns of a change of names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Telling {
+    /// With each of them.
+    AtOnce,
+    /// With the call of [`GuardFs::tell_of_all`] that follows many of them.
+    AtTheEnd,
+}
 
 impl GuardFs {
+    /// Whether the kernel can be told of many changes at once.
+    pub(crate) fn can_tell_of_all(&self) -> bool {
+        self.device.invalidate_all_entries().is_ok()
+    }
+
+    /// Tells the kernel that every name may be another, and that these directories have other entries and attributes.
+    pub(crate) fn tell_of_all(&self, directories: impl IntoIterator<Item = u64>) {
+        let told = self.device.invalidate_all_entries();
+        let told = std::iter::once(told).chain(
+            directories.into_iter().map(|node| self.device.invalidate_node(node, Invalidate::Everything)),
+        );
+        for told in told {
+            match told {
+                Ok(()) | Err(Errno::NOENT | Errno::NOTCONN | Errno::NODEV | Errno::INVAL) => {}
+                Err(errno) => tracing::warn!(%errno, "cannot tell the kernel of what was restored"),
+            }
+        }
+    }
+
+    /// Finds an inode by its handle and counts a reference to it.
+    ///
+    /// # Errors
+    /// `ESTALE` if it is gone.
+    pub(crate) fn reach_inode(&self, handle: &FileHandle) -> Result<Entry, Errno> {
+        let fd = self.backing.path_fd(handle)?;
+        self.entry(self.backing.of_fd(fd.as_fd())?)
+    }
+
+    /// Returns the identity of an inode that is reached.
+    pub(crate) fn handle_of_node(&self, node: u64) -> Option<FileHandle> {
+        self.table.get(node).ok().map(|inode| inode.handle)
+    }
+
+    /// Sets attributes as they were, of an inode that is reached.
+    ///
+    /// # Errors
+    /// As [`Self::set_attributes`].
+    pub(crate) fn set_as_it_was(
+        &self,
+        caller: Caller,
+        node: u64,
+        set: super::SettableAttributes,
+    ) -> Result<(), Errno> {
+        self.set_attributes(caller, node, None, set)?;
+        self.changed(node);
+        Ok(())
+    }
+
+    /// Gives a reached inode one more name.
+    ///
+    /// # Errors
+    /// As [`Self::link`].
+    pub(crate) fn link_as_it_was(
+        &self,
+        caller: Caller,
+        node: u64,
+        (parent, name): (u64, &OsStr),
+        telling: Telling,
+    ) -> Result<(), Errno> {
+        let entry = self.link(caller, node, parent, name)?;
+        self.forget(entry.node, 1);
+        self.changed(node);
+        self.tell_kernel(parent, name, telling);
+        Ok(())
+    }
+
+    /// Makes a file that was made a moment ago and that nobody else knows share the blocks of another.
+    ///
+    /// # Errors
+    /// `EDQUOT` or `ENOSPC`; as ioctl_ficlone(2).
+    pub(crate) fn fill_by_cloning(&self, node: u64, size: u64, from: BorrowedFd<'_>) -> Result<(), Errno> {
+        identity::assume_nobody()?;
+        let inode = self.table.get(node)?;
+        let file = self.backing.open(&inode.handle, OFlags::WRONLY | OFlags::NONBLOCK)?;
+        let clone = || rustix::fs::ioctl_ficlone(&file, from);
+        match &self.charging {
+            None => clone()?,
+            Some(charging) => {
+                let charge = charging.entry(node);
+                let admitted = self
+                    .retry_when_over(|| charging.admit_range(node, &charge, file.as_fd(), 0, size, false))?;
+                let cloned = clone();
+                charging.settle_change(node, &charge, file.as_fd(), admitted);
+                drop(charge);
+                charging.let_go(node);
+                cloned?;
+            }
+        }
+        rustix::fs::fsync(&file)
+    }
+
     /// Gives a deleted file, which is kept as `object`, a name again; it is the same inode as before.
     ///
     /// # Errors
@@ -33,6 +135,7 @@ impl GuardFs {
         object: ObjectId,
         handle: FileHandle,
         (parent, name): (u64, &OsStr),
+        telling: Telling,
     ) -> Result<(), Errno> {
         let Some(history) = &self.history else { return Err(Errno::NOENT) };
         self.check_name(parent, name)?;
@@ -62,7 +165,7 @@ impl GuardFs {
         }
         drop((names, step));
         self.note(caller.did(Operation::Create, node).at(parent, name).costing(0, self.charge(&child.stat)));
-        self.tell_kernel(parent, name);
+        self.tell_kernel(parent, name, telling);
         Ok(())
     }
 
@@ -95,14 +198,15 @@ impl GuardFs {
         rustix::fs::fsync(&file)
     }
 
-    /// Writes what is not zero.
+    /// Writes what is not zero, in whole blocks.
     fn write_data(&self, node: u64, file: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
-        let mut at = 0;
-        for chunk in bytes.chunks(4096) {
-            if chunk.iter().any(|byte| *byte != 0) {
-                self.write_all(node, file, offset + at, chunk)?;
-            }
-            at += chunk.len() as u64;
+        let mut start = 0;
+        let is_zero = |chunk: &&[u8]| chunk.iter().all(|byte| *byte == 0);
+        while let Some(rest) = bytes.get(start..).filter(|rest| !rest.is_empty()) {
+            let run: usize = rest.chunks(BLOCK).take_while(|chunk| !is_zero(chunk)).map(<[u8]>::len).sum();
+            self.write_all(node, file, offset + start as u64, rest.get(..run).unwrap_or(rest))?;
+            let hole: usize = rest[run..].chunks(BLOCK).take_while(is_zero).map(<[u8]>::len).sum();
+            start += run + hole;
         }
         Ok(())
     }
@@ -154,10 +258,11 @@ impl GuardFs {
         from: (u64, &OsStr),
         to: (u64, &OsStr),
         flags: RenameFlags,
+        telling: Telling,
     ) -> Result<(), Errno> {
         self.rename_now(caller, from, to, flags)?;
-        self.tell_kernel(from.0, from.1);
-        self.tell_kernel(to.0, to.1);
+        self.tell_kernel(from.0, from.1, telling);
+        self.tell_kernel(to.0, to.1, telling);
         Ok(())
     }
 
@@ -170,9 +275,10 @@ impl GuardFs {
         caller: Caller,
         (parent, name): (u64, &OsStr),
         is_dir: bool,
+        telling: Telling,
     ) -> Result<(), Errno> {
         if is_dir { self.remove_directory(caller, parent, name) } else { self.unlink(caller, parent, name) }?;
-        self.tell_kernel(parent, name);
+        self.tell_kernel(parent, name, telling);
         Ok(())
     }
 
@@ -186,6 +292,7 @@ impl GuardFs {
         (parent, name): (u64, &OsStr),
         mode: u32,
         device: u64,
+        telling: Telling,
     ) -> Result<Entry, Errno> {
         let is_dir = mode & libc::S_IFMT == libc::S_IFDIR;
         let entry = if is_dir {
@@ -194,7 +301,7 @@ impl GuardFs {
             let device = (rustix::fs::major(device), rustix::fs::minor(device));
             self.make_node(caller, parent, name, mode, 0, device)
         }?;
-        self.tell_kernel(parent, name);
+        self.tell_kernel(parent, name, telling);
         Ok(entry)
     }
 
@@ -207,14 +314,18 @@ impl GuardFs {
         caller: Caller,
         (parent, name): (u64, &OsStr),
         target: &OsStr,
+        telling: Telling,
     ) -> Result<Entry, Errno> {
         let entry = self.make_symlink(caller, parent, name, target)?;
-        self.tell_kernel(parent, name);
+        self.tell_kernel(parent, name, telling);
         Ok(entry)
     }
 
     /// The kernel may hold that a name does not exist, or what it was before.
-    fn tell_kernel(&self, parent: u64, name: &OsStr) {
+    fn tell_kernel(&self, parent: u64, name: &OsStr, telling: Telling) {
+        if telling == Telling::AtTheEnd {
+            return;
+        }
         for told in [
             self.device.invalidate_entry(parent, name),
             self.device.invalidate_node(parent, Invalidate::Attributes),

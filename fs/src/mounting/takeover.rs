@@ -169,5 +169,6 @@ fn serve_again(
         mounted_at: notes.mounted_at,
         source: notes.source,
         mount_point: notes.mount_point,
+        restores: crate::restore::Jobs::default(),
     })
 }

@@ -4,7 +4,7 @@
 //! lives in memory only and is bounded.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use range_set_blaze::RangeSetBlaze;
@@ -27,6 +27,8 @@ pub(crate) struct Touched {
     /// The epoch in which its attributes were noted last.
     attributes: AtomicU32,
     extended_attributes: AtomicU32,
+    /// Of a directory: who removed names from it last, and when. See [`Self::begins_burst`].
+    removal: AtomicU64,
     /// Held shared by whoever writes, exclusively by whoever preserves: what is preserved holds the effect of all
     /// writes before, and of none after.
     pub(super) content: RwLock<Content>,
@@ -102,12 +104,25 @@ impl Content {
     }
 }
 
+/// Removals of one process from one directory are one burst as long as it pauses no longer, seconds.
+const BURST_SECONDS: u64 = 2;
+
 impl Touched {
+    /// Whether a removal of a name from this directory, at so many seconds since 1970, is the first one of a burst: how
+    /// the directory was before must be noted then, although it may be noted already in this epoch. The moment before
+    /// a burst can be asked for, not only the ends of epochs.
+    pub(super) fn begins_burst(&self, pid: u32, seconds: u64) -> bool {
+        let now = (u64::from(pid) << 32) | (seconds & u64::from(u32::MAX));
+        let before = self.removal.swap(now, Ordering::AcqRel);
+        before >> 32 != now >> 32 || now.abs_diff(before) > BURST_SECONDS
+    }
+
     fn new(handle: FileHandle) -> Self {
         Self {
             handle,
             attributes: AtomicU32::new(0),
             extended_attributes: AtomicU32::new(0),
+            removal: AtomicU64::new(0),
             content: RwLock::new(Content::new()),
             mappers: AtomicU32::new(0),
             mapped_since: Mutex::new(None),

@@ -113,7 +113,7 @@ impl UndoLog {
     ///
     /// # Errors
     /// As fdatasync(2).
-    pub(super) fn sync(&self) -> Result<(), Errno> {
+    pub(crate) fn sync(&self) -> Result<(), Errno> {
         let appends = self.appends();
         if self.synced.load(Ordering::Acquire) >= appends {
             return Ok(());

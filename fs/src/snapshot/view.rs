@@ -352,6 +352,15 @@ impl PastFile {
         })
     }
 
+    /// Whether all of its bytes are in the file as it is now.
+    ///
+    /// # Errors
+    /// See [`ArchiveError`].
+    pub(crate) fn is_live(&self, archive: &Archive) -> Result<bool, ArchiveError> {
+        let (_, known) = self.pieces(archive)?;
+        Ok(known.content.pieces.iter().all(|piece| piece.source == Source::Live))
+    }
+
     /// Returns every row of the store that it is made of.
     ///
     /// # Errors
@@ -500,4 +509,25 @@ pub(crate) fn list_attributes(fd: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extended_attributes_are_listed_with_their_values() {
+        let kept = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let dir = std::fs::File::open(kept.path()).unwrap();
+        let flags = rustix::fs::XattrFlags::empty();
+        if let Err(Errno::OPNOTSUPP) = rustix::fs::fsetxattr(&dir, "user.one", b"1", flags) {
+            return;
+        }
+        rustix::fs::fsetxattr(&dir, "user.empty", b"", flags).unwrap();
+        rustix::fs::fsetxattr(&dir, "user.wsguard.own", b"x", flags).unwrap();
+        let mut found = list_attributes(dir.as_fd()).unwrap();
+        found.retain(|(name, _)| name.starts_with(b"user."));
+        found.sort();
+        assert_eq!(found, [(b"user.empty".to_vec(), Vec::new()), (b"user.one".to_vec(), b"1".to_vec())]);
+    }
 }

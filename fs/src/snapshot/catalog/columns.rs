@@ -163,19 +163,24 @@ pub(super) const ATTRIBUTES: &str = "ino, mode, uid, gid, nlink, size, blocks, a
 
 /// Reads [`ATTRIBUTES`].
 pub(super) fn attributes(row: &rusqlite::Row<'_>) -> rusqlite::Result<Attributes> {
+    attributes_from(row, 0)
+}
+
+/// Reads [`ATTRIBUTES`], which begin at column `first`.
+pub(super) fn attributes_from(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Attributes> {
     Ok(Attributes {
-        ino: unsigned(row, 0)?,
-        mode: row.get(1)?,
-        uid: row.get(2)?,
-        gid: row.get(3)?,
-        nlink: row.get(4)?,
-        size: unsigned(row, 5)?,
-        blocks: unsigned(row, 6)?,
-        accessed_ns: row.get(7)?,
-        modified_ns: row.get(8)?,
-        changed_ns: row.get(9)?,
-        born_ns: row.get(10)?,
-        device: unsigned(row, 11)?,
+        ino: unsigned(row, first)?,
+        mode: row.get(first + 1)?,
+        uid: row.get(first + 2)?,
+        gid: row.get(first + 3)?,
+        nlink: row.get(first + 4)?,
+        size: unsigned(row, first + 5)?,
+        blocks: unsigned(row, first + 6)?,
+        accessed_ns: row.get(first + 7)?,
+        modified_ns: row.get(first + 8)?,
+        changed_ns: row.get(first + 9)?,
+        born_ns: row.get(first + 10)?,
+        device: unsigned(row, first + 11)?,
     })
 }
 

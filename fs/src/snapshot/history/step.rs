@@ -62,6 +62,27 @@ impl Step<'_> {
         }
     }
 
+    /// A name is about to be removed from a directory: how that was is noted once more for each burst of removals.
+    pub(crate) fn directory_of_removal(
+        &mut self,
+        node: u64,
+        handle: FileHandle,
+        stat: impl FnOnce() -> Result<Stat, Errno>,
+    ) {
+        let touched = self.history.inodes.get(node, handle);
+        let seconds = u64::try_from(self.history.clock()).unwrap_or(0) / 1_000_000_000;
+        if !touched.begins_burst(self.actor.pid, seconds) {
+            self.attributes(node, handle, stat);
+            return;
+        }
+        match stat() {
+            Ok(stat) if touched.has_attributes(self.entered.epoch()) || self.history.is_newborn(&stat) => {
+                self.last_attributes(handle, &stat);
+            }
+            stat => self.attributes(node, handle, || stat),
+        }
+    }
+
     /// Attributes of an inode are about to be gone with it.
     pub(crate) fn last_attributes(&mut self, handle: FileHandle, stat: &Stat) {
         self.changes.push(Change::Attributes { inode: handle, before: attributes_of(stat) });
