@@ -13,10 +13,12 @@
 //! to date), `view` (a workspace as it was).
 
 mod archive;
+mod budget;
 mod catalog;
 mod epochs;
 mod history;
 mod record;
+mod retention;
 mod sequence;
 mod store;
 mod temporary;

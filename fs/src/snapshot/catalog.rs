@@ -37,7 +37,7 @@ use super::undo_log::LogPosition;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 pub(crate) use apply::Applied;
-pub(crate) use as_of::{Content, ContentRow, Outside, Piece, Source, Then, Trail};
+pub(crate) use as_of::{Content, ContentRow, FormerName, Outside, Piece, Source, Then, Trail, XattrList};
 pub(crate) use columns::Event;
 pub(crate) use deletions::{Below, Burst, Deletion};
 pub(crate) use difference::{Difference, InodeDifference, NameDifference};

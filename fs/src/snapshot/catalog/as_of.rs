@@ -14,6 +14,12 @@ use crate::sys::handle::FileHandle;
 /// How deep a trail may be: a path of 4096 bytes has no more names. Guards against a damaged catalog only.
 pub(super) const DEEPEST: usize = 4096;
 
+/// A name, and what it stood for.
+pub(crate) type FormerName = (Vec<u8>, Option<Named>);
+
+/// Names and values of extended attributes.
+pub(crate) type XattrList = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What history says of a thing at a moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Then<T> {
@@ -150,7 +156,7 @@ impl Past {
         &self,
         parent: &FileHandle,
         moment: Sequence,
-    ) -> Result<Vec<(Vec<u8>, Option<Named>)>, CatalogError> {
+    ) -> Result<Vec<FormerName>, CatalogError> {
         // With min() the other columns are those of the row that has it: sqlite.org/lang_select.html#bareagg.
         let sql =
             "SELECT name, before, file_type, min(at) FROM name WHERE parent = ?1 AND at > ?2 GROUP BY name";
@@ -183,7 +189,7 @@ impl Past {
         &self,
         inode: &FileHandle,
         moment: Sequence,
-    ) -> Result<Option<Vec<(Vec<u8>, Vec<u8>)>>, CatalogError> {
+    ) -> Result<Option<XattrList>, CatalogError> {
         let sql = "SELECT value FROM xattrs WHERE inode = ?1 AND at > ?2 ORDER BY at LIMIT 1";
         self.row("read extended attributes", sql, params![inode, moment], |row| {
             row.get::<_, Xattrs>(0).map(|list| list.0)

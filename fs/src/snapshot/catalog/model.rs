@@ -520,7 +520,7 @@ impl World {
     }
 
     /// An inode that has no name holds its extended attributes, if it is in the store.
-    fn xattrs_at(&self, past: &Past, inode: &FileHandle, moment: Sequence) -> Vec<(Vec<u8>, Vec<u8>)> {
+    fn xattrs_at(&self, past: &Past, inode: &FileHandle, moment: Sequence) -> XattrList {
         past.xattrs_at(inode, moment).unwrap().unwrap_or_else(|| {
             let inode = number(inode);
             let is_alive = self.names().iter().any(|(.., named)| *named == inode) || inode == ROOT;

@@ -312,6 +312,7 @@ fn snapshots_are_held_noted_and_removed() {
         is_held: true,
         state: SnapshotState::Durable,
     };
+    assert_eq!(expected.moment(), Epoch(2).end());
     assert_eq!(catalog.past().snapshots().unwrap(), [expected]);
     assert_eq!(catalog.past().last_ended_epoch().unwrap(), Some(Epoch(2)));
     assert!(matches!(catalog.set_held(Epoch(1), true), Err(CatalogError::NoSnapshot { epoch: 1 })));

@@ -37,6 +37,9 @@ pub(crate) struct SnapshotSpace {
     pub(crate) shared: u64,
 }
 
+/// The rows of content of an inode, and the moment since which each was so.
+pub(super) type Lifetimes = (Vec<ContentRow>, Vec<Sequence>);
+
 impl Past {
     /// Returns how many bytes the store takes, by what is noted of its objects.
     ///
@@ -117,7 +120,7 @@ impl Past {
         &self,
         after: Option<&FileHandle>,
         limit: usize,
-    ) -> Result<Vec<(Vec<ContentRow>, Vec<Sequence>)>, CatalogError> {
+    ) -> Result<Vec<Lifetimes>, CatalogError> {
         const PAGE: usize = 10_000;
         let groups = self.inodes_after(after, limit.min(PAGE))?;
         let mut found = Vec::with_capacity(groups.len());
