@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    clean, completion, daemon, doctor, events, log, ls, mount, quota, status, sync, top, umount, usage,
+    clean, completion, daemon, doctor, events, log, ls, mount, quota, retention, snapshot, status, sync, top,
+    umount, usage, verify, versions,
 };
 use crate::env_vars;
 use crate::error::ExitStatus;
@@ -76,6 +77,10 @@ pub enum Command {
     Clean(clean::CleanArgs),
     Sync(sync::SyncArgs),
     Quota(quota::QuotaArgs),
+    Snapshot(snapshot::SnapshotArgs),
+    Versions(versions::VersionsArgs),
+    Retention(retention::RetentionArgs),
+    Verify(verify::VerifyArgs),
     Doctor(doctor::DoctorArgs),
     Daemon(daemon::DaemonArgs),
     Completion(completion::CompletionArgs),

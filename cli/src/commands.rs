@@ -9,13 +9,17 @@ pub mod log;
 pub mod ls;
 pub mod mount;
 pub mod quota;
+pub mod retention;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod snapshot;
 pub mod status;
 pub mod sync;
 pub mod top;
 pub mod umount;
 pub mod usage;
+pub mod verify;
+pub mod versions;
 mod workspace_rows;
 
 use serde::Serialize;
@@ -43,6 +47,10 @@ pub fn run(command: &Command, settings: &Settings, printer: &mut Printer) -> Res
         Command::Clean(args) => clean::run(args, settings, printer),
         Command::Sync(args) => sync::run(args, settings, printer),
         Command::Quota(args) => quota::run(args, settings, printer),
+        Command::Snapshot(args) => snapshot::run(args, settings, printer),
+        Command::Versions(args) => versions::run(args, settings, printer),
+        Command::Retention(args) => retention::run(args, settings, printer),
+        Command::Verify(args) => verify::run(args, settings, printer),
         Command::Doctor(args) => doctor::run(args, settings, printer),
         Command::Daemon(args) => daemon::run(args, settings, printer),
         Command::Completion(args) => completion::run(args, printer),

@@ -31,13 +31,15 @@ pub enum ExitStatus {
     Permission,
     /// `doctor` found problems.
     Verification,
+    /// Something could be done, or is whole, in part only.
+    Partial,
     /// Ended by Ctrl-C; the shell makes this code from the signal.
     Interrupted,
 }
 
 impl ExitStatus {
     /// Every status, by code.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Success,
         Self::Failure,
         Self::Usage,
@@ -48,6 +50,7 @@ impl ExitStatus {
         Self::TimedOut,
         Self::Permission,
         Self::Verification,
+        Self::Partial,
         Self::Interrupted,
     ];
 
@@ -64,6 +67,7 @@ impl ExitStatus {
             Self::TimedOut => 8,
             Self::Permission => 9,
             Self::Verification => 10,
+            Self::Partial => 11,
             Self::Interrupted => 130,
         }
     }
@@ -81,6 +85,7 @@ impl ExitStatus {
             Self::TimedOut => "timed out",
             Self::Permission => "not permitted for this user",
             Self::Verification => "problems found",
+            Self::Partial => "only in part: something failed or is damaged",
             Self::Interrupted => "interrupted",
         }
     }

@@ -4,6 +4,9 @@
 //! first two into [`DaemonOptions`]; this module adds the file and the defaults.
 //! Every error names the file, the line, the key and, for a misspelt key, the nearest valid one.
 
+mod retention;
+mod snapshots;
+
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +14,11 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 use wsguard_api::{DEFAULT_CONFIG_FILE, DEFAULT_RUNTIME_DIR, DEFAULT_STATE_DIR};
+
+pub use retention::{PolicyError, RetentionPolicy};
+pub use snapshots::{Budget, SnapshotSettings};
+
+use snapshots::SnapshotsTable;
 
 /// Overrides `[log] level`; read nowhere else.
 pub const LOG_ENV: &str = "WSGUARD_LOG";
@@ -65,7 +73,19 @@ const KEYS: &[(&str, &[&str])] = &[
     ("watch", &["max-directories"]),
     ("quota", &["admin-group", "min-free-mebibytes"]),
     ("history", &["max-mebibytes", "max-days"]),
-    ("snapshots", &["enabled", "store"]),
+    (
+        "snapshots",
+        &[
+            "enabled",
+            "store",
+            "auto-seconds",
+            "budget-percent",
+            "budget-mebibytes",
+            "keep-free-percent",
+            "zone",
+            "retention",
+        ],
+    ),
     ("log", &["level", "format"]),
 ];
 
@@ -167,10 +187,8 @@ pub struct Config {
     pub history_bytes: u64,
     /// How old the records in it get.
     pub history_age: Duration,
-    /// Whether what is deleted and overwritten is kept.
-    pub keeps_history: bool,
-    /// A directory for what is kept of workspaces on its filesystem; `None` for `.wsguard` at the top of each.
-    pub store: Option<PathBuf>,
+    /// What is kept of the past.
+    pub snapshots: SnapshotSettings,
     /// A filter as `tracing` understands it, such as `info` or `wsguard_fs=debug`.
     pub log_level: String,
     /// How log lines look.
@@ -229,13 +247,6 @@ struct QuotaTable {
 struct HistoryTable {
     max_mebibytes: Option<u64>,
     max_days: Option<u64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-struct SnapshotsTable {
-    enabled: Option<bool>,
-    store: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -329,13 +340,7 @@ fn resolve(
         history_age: Duration::from_secs(
             within("max-days", file.history.max_days, DEFAULT_HISTORY_DAYS, HISTORY_DAYS, lines)? * 86_400,
         ),
-        keeps_history: file.snapshots.enabled.unwrap_or(true),
-        store: std::env::var_os(STORE_ENV)
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from)
-            .or(file.snapshots.store)
-            .map(|path| absolute("store", path, lines))
-            .transpose()?,
+        snapshots: snapshots::resolve(file.snapshots, lines)?,
         log_level: checked_level(env_level, file.log.level, lines)?,
         log_format: file.log.format,
     })

@@ -9,8 +9,10 @@ mod history;
 mod peer;
 mod quota;
 mod routes;
+mod snapshots;
 mod status;
 mod usage;
+mod versions;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;

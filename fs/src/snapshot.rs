@@ -10,13 +10,15 @@
 //! Parts: [`sequence`] (moments), [`record`] (entries and their encoding), `epochs` (who belongs to which epoch),
 //! `undo_log` (the files of the log), `store` (objects), `history` (what the filesystem calls before it changes
 //! something), `catalog` (the log folded into SQLite, and every question about the past), `archive` (the catalog kept up
-//! to date), `view` (a workspace as it was).
+//! to date), `view` (a workspace as it was), `retention` and `budget` (what goes, decided), `upkeep` (what goes, done).
 
 mod archive;
 mod budget;
 mod catalog;
+mod comparison;
 mod epochs;
 mod history;
+mod places;
 mod record;
 mod retention;
 mod sequence;
@@ -24,13 +26,26 @@ mod store;
 mod temporary;
 mod touched;
 mod undo_log;
+mod upkeep;
 mod view;
 
-pub(crate) use archive::{Archive, ArchiveError};
-pub(crate) use history::{History, HistoryError, Permit, Step};
-pub(crate) use record::{Actor, Cause, Named, ObjectId};
-pub(crate) use sequence::Epoch;
+pub(crate) use archive::{Archive, ArchiveError, Pin};
+pub(crate) use budget::Fullness;
+pub(crate) use catalog::{
+    Below, CatalogError, ContentRow, Deletion, Difference, Event, NameDifference, NamedVersions, Past, SnapshotRecord,
+    SnapshotSpace, SnapshotState, Then, Version,
+};
+pub(crate) use comparison::{DifferenceOf, compare};
+pub(crate) use history::{EpochEnded, History, HistoryError, Permit, Step};
+pub(crate) use places::Places;
+pub(crate) use record::{Actor, Attributes, Cause, Named, ObjectId, SnapshotNote, SnapshotReason};
+pub(crate) use retention::{ClockFault, KeepReason, RetentionPlan, Verdict};
+pub(crate) use sequence::{Epoch, Sequence};
 pub(crate) use temporary::is_temporary;
 pub(crate) use touched::{Affected, Touched};
 pub(crate) use undo_log::LogPosition;
+pub(crate) use upkeep::{
+    Bounds, Collected, Damage, DamageKind, Evicted, Pace, Retained, Verified, collect, evict, hash_some, plan_now,
+    retain, scan, trash_due, verify,
+};
 pub(crate) use view::{Certainty, PastEntry, PastFile, View, list_attributes};

@@ -8,6 +8,8 @@ mod busy;
 mod discovery;
 mod driver;
 mod growth;
+mod history_board;
+mod history_keeper;
 mod jobs;
 mod notices;
 mod pages;
@@ -20,5 +22,7 @@ mod start;
 mod unmounting;
 
 pub(crate) use driver::Driver;
+pub(crate) use history_board::shown_time;
+pub(crate) use history_keeper::make_durable;
 pub(crate) use jobs::{AfterUnmount, Job, Jobs, Reply, stopping_error};
 pub(crate) use registry::{Guard, Place, Registry, Viewer};

@@ -128,6 +128,10 @@ fn word(kind: EventKind) -> &'static str {
         EventKind::QuotaRefused => "write refused",
         EventKind::QuotaChanged => "quota changed",
         EventKind::QuotaDrift => "quota recount",
+        EventKind::HistoryOff => "history off",
+        EventKind::HistoryEvicted => "history evicted",
+        EventKind::HistoryLost => "history lost",
+        EventKind::HistoryDamaged => "history damaged",
     }
 }
 

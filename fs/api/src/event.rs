@@ -28,6 +28,14 @@ pub enum EventKind {
     QuotaChanged,
     /// Usage was counted anew and differed.
     QuotaDrift,
+    /// The past of a workspace is not kept, or cannot be looked at.
+    HistoryOff,
+    /// History gave something up because space was short, or could give up nothing more.
+    HistoryEvicted,
+    /// Something was changed or deleted and what it was could not be kept.
+    HistoryLost,
+    /// Something that was kept is damaged.
+    HistoryDamaged,
 }
 
 /// Something that an operator or the workspace's owner may want to know.

@@ -28,6 +28,13 @@
 //! | `GET /quota/explain?path=PATH` | – | [`Explanation`] |
 //! | `GET /quota/audit?limit=N` | – | [`AuditList`] |
 //! | `POST /quota/check` | [`CheckRequest`] | [`CheckReport`] |
+//! | `GET /snapshots?path=PATH` | – | [`SnapshotList`] |
+//! | `POST /snapshots` | [`SnapshotRequest`] | [`SnapshotTaken`] |
+//! | `POST /snapshots/change` | [`SnapshotChange`] | [`SnapshotChanged`] |
+//! | `GET /snapshots/diff?path=PATH&earlier=ID&later=ID` | – | [`DifferenceReport`] |
+//! | `GET /versions?path=PATH` | – | [`VersionReport`] |
+//! | `GET /retention/preview?path=PATH` | – | [`RetentionPreview`] |
+//! | `POST /verify` | [`VerifyRequest`] | [`VerifyReport`] |
 //! | `POST /upgrade` | [`UpgradeRequest`] | [`UpgradeAccepted`] |
 //!
 //! Every error answer is an [`ApiError`] with the HTTP status of its [`ErrorCode`].
@@ -36,6 +43,7 @@ mod error;
 mod event;
 mod history;
 mod quota;
+mod snapshot;
 mod upgrade;
 mod usage;
 mod workspace;
@@ -51,6 +59,11 @@ pub use quota::{
     Counting, ExplainStep, ExplainedScope, Explanation, GroupMembers, LastRecount, LimitSource, LimitSpec,
     Limits, PolicyDocument, PolicyRecord, PolicyTarget, QuotaChange, QuotaEdit, QuotaErrno, QuotaField,
     QuotaHit, QuotaMode, QuotaPlan, QuotaReport, QuotaRequest, QuotaRow, QuotaState, ScopeRef, Usage,
+};
+pub use snapshot::{
+    DamagedObject, DifferenceKind, DifferenceReport, FileVersion, HistoryState, HistoryStatus, RetentionPreview,
+    RetentionRow, Snapshot, SnapshotAction, SnapshotChange, SnapshotChanged, SnapshotDifference, SnapshotList,
+    SnapshotRequest, SnapshotSafety, SnapshotTaken, VerifyReport, VerifyRequest, VersionCertainty, VersionReport,
 };
 pub use upgrade::{Program, UpgradeAccepted, UpgradeEvent, UpgradeOutcome, UpgradeRequest};
 pub use usage::{

@@ -41,7 +41,7 @@ pub(super) struct Shared {
     pub(super) facts: WorkerFacts,
     pub(super) registry: Arc<Registry>,
     pub(super) jobs: Jobs,
-    recorder: Arc<Recorder>,
+    pub(super) recorder: Arc<Recorder>,
     usage: Arc<UsageService>,
     events: Arc<EventLog>,
 }
@@ -85,6 +85,8 @@ pub(super) fn router(facts: WorkerFacts, parts: Parts) -> Router {
         .route("/sync", post(post_sync))
         .route("/shutdown", post(post_shutdown))
         .merge(super::quota::router())
+        .merge(super::snapshots::router())
+        .route("/versions", get(super::versions::get_versions))
         .route("/upgrade", post(post_upgrade))
         .method_not_allowed_fallback(wrong_method);
     Router::new()
@@ -215,13 +217,13 @@ async fn get_clean_plan(
     Ok(Json(look_up("the search for what can be cleaned up", answer).await?))
 }
 
-fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+pub(super) fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
     let Query(query) = query.map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.body_text()))?;
     Ok(query)
 }
 
 /// Answers on a thread of its own: it reads files.
-async fn look_up<T: Send + 'static>(
+pub(super) async fn look_up<T: Send + 'static>(
     what: &str,
     answer: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {

@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use wsguard_api::{ApiError, ErrorCode, EventKind, MountRequest, Ownership, Workspace};
 
 use super::growth::GrowthKeeper;
+use super::history_keeper::HistoryKeeper;
 use super::jobs::{Job, Jobs, Reply};
 use super::pages;
 use super::quota::QuotaState;
@@ -89,6 +90,7 @@ pub(crate) struct Driver {
     pub(super) rebinding: Rebinding,
     pub(super) quota: QuotaState,
     pub(super) growth: Option<GrowthKeeper>,
+    pub(super) history: Option<HistoryKeeper>,
     last_tick: Option<Instant>,
     search_at: Instant,
     /// No search before, whatever appears.
@@ -129,6 +131,7 @@ impl Driver {
             rebinding: Rebinding::default(),
             quota: QuotaState::default(),
             growth: None,
+            history: None,
             last_tick: None,
             search_at: Instant::now(),
             next_search: Instant::now(),
@@ -467,7 +470,7 @@ impl Driver {
                 accounting: None,
                 assumed: self.registry.quota().upper_bound(&record.id),
             }),
-            history: self.config.keeps_history.then(|| HistoryPlan { store: self.config.store.clone() }),
+            history: self.config.snapshots.is_enabled.then(|| HistoryPlan { store: self.config.snapshots.store.clone() }),
             tracker: self.recorder.tracker(&record.id),
             pages: pages::source(&self.registry, &self.recorder, &record.id, Some(ProjectView::of(record))),
             expected: record

@@ -19,6 +19,7 @@ use crate::mounting::{Mounted, Occupied};
 use crate::quota::{self, Account};
 
 use super::growth::GrowthBoard;
+use super::history_board::HistoryBoard;
 use super::notices::NoticeBoard;
 use super::quota_board::{ProjectView, QuotaBoard};
 
@@ -118,14 +119,15 @@ pub(crate) struct Registry {
     quota: QuotaBoard,
     notices: NoticeBoard,
     growth: GrowthBoard,
+    history: HistoryBoard,
 }
 
 impl Registry {
     /// Makes an empty one; `mounts_dir` is where superblocks are mounted.
     pub(crate) fn new(mounts_dir: PathBuf) -> Self {
         let contents = Mutex::new(Contents::default());
-        let (notices, growth) = (NoticeBoard::default(), GrowthBoard::default());
-        Self { contents, mounts_dir, quota: QuotaBoard::new(), notices, growth }
+        let (notices, growth, history) = Default::default();
+        Self { contents, mounts_dir, quota: QuotaBoard::new(), notices, growth, history }
     }
 
     /// Returns the limits and the ledger.
@@ -136,6 +138,11 @@ impl Registry {
     /// Returns what the usage index said lately.
     pub(super) fn growth(&self) -> &GrowthBoard {
         &self.growth
+    }
+
+    /// Returns what is known of the past of workspaces.
+    pub(crate) fn history(&self) -> &HistoryBoard {
+        &self.history
     }
 
     /// Returns what owners should know.
@@ -414,6 +421,7 @@ impl Registry {
             coherence: mounted.map(|mounted| mounted.coherence()),
             backing: mounted.map(|mounted| mounted.backing()),
             mounted_at: mounted.map(|mounted| mounted.mounted_at().to_string()),
+            history: mounted.and_then(|_| self.history.of(&record.id)),
             inodes_known: stats.as_ref().map_or(0, |stats| stats.inodes_known),
             open_handles: stats.as_ref().map_or(0, |stats| stats.open_handles),
             changed_outside: entry.search.as_ref().and_then(OutsideSearch::result),

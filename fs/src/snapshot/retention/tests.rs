@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::PolicyError;
 
 /// A zone with summer time, as POSIX writes it, so that no database of zones is needed.
 fn berlin() -> TimeZone {
