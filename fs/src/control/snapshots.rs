@@ -18,7 +18,7 @@ use wsguard_api::{
 };
 
 use super::quota;
-use super::routes::{Answer, Caller, Context, Refusal, Shared, look_up, parameters, parse};
+use super::routes::{Answer, Caller, Context, Shared, look_up, parameters, parse};
 use crate::error_chain::one_line;
 use crate::fs::GuardFs;
 use crate::snapshot::{

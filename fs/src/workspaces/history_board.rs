@@ -36,6 +36,11 @@ impl HistoryBoard {
         self.facts.lock().get(id).cloned()
     }
 
+    /// Returns the numbers of a mounted workspace, which may not have been looked at yet.
+    pub(super) fn of_mounted(&self, id: &str) -> HistoryStatus {
+        self.of(id).unwrap_or_else(unknown)
+    }
+
     /// Snapshots of a workspace were deleted: what only they needed can be collected.
     pub(crate) fn note_deleted(&self, id: &str) {
         self.deleted.lock().insert(id.to_owned());

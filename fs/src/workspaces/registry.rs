@@ -421,7 +421,7 @@ impl Registry {
             coherence: mounted.map(|mounted| mounted.coherence()),
             backing: mounted.map(|mounted| mounted.backing()),
             mounted_at: mounted.map(|mounted| mounted.mounted_at().to_string()),
-            history: mounted.and_then(|_| self.history.of(&record.id)),
+            history: mounted.map(|_| self.history.of_mounted(&record.id)),
             inodes_known: stats.as_ref().map_or(0, |stats| stats.inodes_known),
             open_handles: stats.as_ref().map_or(0, |stats| stats.open_handles),
             changed_outside: entry.search.as_ref().and_then(OutsideSearch::result),
