@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    clean, completion, daemon, doctor, events, log, ls, metrics, mount, quota, restore, status, sync, top,
-    umount, undo, usage,
+    clean, completion, daemon, doctor, events, log, ls, metrics, mount, quota, restore, retention, snapshot,
+    status, sync, top, umount, undo, usage, verify, versions,
 };
 use crate::env_vars;
 use crate::error::ExitStatus;
@@ -80,6 +80,10 @@ pub enum Command {
     Sync(sync::SyncArgs),
     Quota(quota::QuotaArgs),
     Metrics(metrics::MetricsArgs),
+    Snapshot(snapshot::SnapshotArgs),
+    Versions(versions::VersionsArgs),
+    Retention(retention::RetentionArgs),
+    Verify(verify::VerifyArgs),
     Doctor(doctor::DoctorArgs),
     Daemon(daemon::DaemonArgs),
     Completion(completion::CompletionArgs),

@@ -19,11 +19,13 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use wsguard_api::{
-    API_PREFIX, ApiError, AuditList, CheckReport, CheckRequest, CleanPlan, DaemonStatus, ErrorCode,
-    EventList, Explanation, ForecastReport, LogReport, LogRequest, MountAllReport, MountRequest,
+    API_PREFIX, ApiError, AuditList, CheckReport, CheckRequest, CleanPlan, DaemonStatus, DifferenceReport,
+    ErrorCode, EventList, Explanation, ForecastReport, LogReport, LogRequest, MountAllReport, MountRequest,
     PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest, RestoreJob, RestoreJobs, RestorePlan,
-    RestoreRequest, SyncReport, SyncRequest, TopReport, UmountReport, UndoList, UndoPreview, UndoRequest,
-    UpgradeAccepted, UpgradeRequest, UsageReport, Workspace, WorkspaceList,
+    RestoreRequest, RetentionPreview, SnapshotChange, SnapshotChanged, SnapshotList, SnapshotRequest,
+    SnapshotTaken, SyncReport, SyncRequest, TopReport, UmountReport, UndoList, UndoPreview, UndoRequest,
+    UpgradeAccepted, UpgradeRequest, UsageReport, VerifyReport, VerifyRequest, VersionReport, Workspace,
+    WorkspaceList,
 };
 
 use crate::error::CliError;
@@ -334,6 +336,69 @@ impl Client {
     /// As [`Self::status`].
     pub fn undo_start(&self, request: &UndoRequest) -> Result<RestoreJob, CliError> {
         self.post("/undo/start", Some(request))
+    }
+
+    /// Has a snapshot taken.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn take_snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotTaken, CliError> {
+        self.post("/snapshots", Some(request))
+    }
+
+    /// Asks for the snapshots of the workspace that a path lies in.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn snapshots(&self, path: &Path) -> Result<SnapshotList, CliError> {
+        self.get(&format!("/snapshots?path={}", percent_encoded(&path.to_string_lossy())))
+    }
+
+    /// Has snapshots deleted, held or let go.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn change_snapshots(&self, request: &SnapshotChange) -> Result<SnapshotChanged, CliError> {
+        self.post("/snapshots/change", Some(request))
+    }
+
+    /// Asks what is different between two snapshots, or one and now, at and below a path.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn snapshot_difference(
+        &self,
+        path: &Path,
+        earlier: &str,
+        later: Option<&str>,
+    ) -> Result<DifferenceReport, CliError> {
+        let (path, earlier) = (percent_encoded(&path.to_string_lossy()), percent_encoded(earlier));
+        let later = later.map_or_else(String::new, |later| format!("&later={}", percent_encoded(later)));
+        self.get(&format!("/snapshots/diff?path={path}&earlier={earlier}{later}"))
+    }
+
+    /// Asks for the versions of a file.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn versions(&self, path: &Path) -> Result<VersionReport, CliError> {
+        self.get(&format!("/versions?path={}", percent_encoded(&path.to_string_lossy())))
+    }
+
+    /// Asks what retention would do.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn retention_preview(&self, path: &Path) -> Result<RetentionPreview, CliError> {
+        self.get(&format!("/retention/preview?path={}", percent_encoded(&path.to_string_lossy())))
+    }
+
+    /// Has everything that is kept of a workspace checked.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn verify(&self, request: &VerifyRequest) -> Result<VerifyReport, CliError> {
+        self.post("/verify", Some(request))
     }
 
     /// Sends a GET for any path, of any server, and returns the HTTP status of the answer.

@@ -11,14 +11,18 @@ pub mod metrics;
 pub mod mount;
 pub mod quota;
 pub mod restore;
+pub mod retention;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod snapshot;
 pub mod status;
 pub mod sync;
 pub mod top;
 pub mod umount;
 pub mod undo;
 pub mod usage;
+pub mod verify;
+pub mod versions;
 mod workspace_rows;
 
 use serde::Serialize;
@@ -49,6 +53,10 @@ pub fn run(command: &Command, settings: &Settings, printer: &mut Printer) -> Res
         Command::Sync(args) => sync::run(args, settings, printer),
         Command::Metrics(args) => metrics::run(args, settings, printer),
         Command::Quota(args) => quota::run(args, settings, printer),
+        Command::Snapshot(args) => snapshot::run(args, settings, printer),
+        Command::Versions(args) => versions::run(args, settings, printer),
+        Command::Retention(args) => retention::run(args, settings, printer),
+        Command::Verify(args) => verify::run(args, settings, printer),
         Command::Doctor(args) => doctor::run(args, settings, printer),
         Command::Daemon(args) => daemon::run(args, settings, printer),
         Command::Completion(args) => completion::run(args, printer),

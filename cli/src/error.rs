@@ -85,7 +85,7 @@ impl ExitStatus {
             Self::TimedOut => "timed out",
             Self::Permission => "not permitted for this user",
             Self::Verification => "problems found",
-            Self::Partial => "done in part; the rest is listed",
+            Self::Partial => "only in part: something failed or is damaged",
             Self::Interrupted => "interrupted",
         }
     }

@@ -7,6 +7,9 @@
 mod delivery;
 
 use std::net::SocketAddr;
+mod retention;
+mod snapshots;
+
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +20,9 @@ use wsguard_api::{DEFAULT_CONFIG_FILE, DEFAULT_RUNTIME_DIR, DEFAULT_STATE_DIR};
 
 use delivery::{DELIVERY_KEYS, DeliveryTable, METRICS_KEYS, MetricsTable};
 pub use delivery::{DeliverySettings, MailRelay, MailSettings, WebhookSettings};
+pub use retention::{PolicyError, RetentionPolicy};
+use snapshots::SnapshotsTable;
+pub use snapshots::{Budget, SnapshotSettings};
 
 /// Overrides `[log] level`; read nowhere else.
 pub const LOG_ENV: &str = "WSGUARD_LOG";
@@ -71,9 +77,21 @@ const KEYS: &[(&str, &[&str])] = &[
     ("watch", &["max-directories"]),
     ("quota", &["enabled", "admin-group", "min-free-mebibytes"]),
     ("history", &["enabled", "max-mebibytes", "max-days"]),
-    ("snapshots", &["enabled", "store"]),
     ("delivery", DELIVERY_KEYS),
     ("metrics", METRICS_KEYS),
+    (
+        "snapshots",
+        &[
+            "enabled",
+            "store",
+            "auto-seconds",
+            "budget-percent",
+            "budget-mebibytes",
+            "keep-free-percent",
+            "zone",
+            "retention",
+        ],
+    ),
     ("log", &["level", "format"]),
 ];
 
@@ -179,10 +197,8 @@ pub struct Config {
     pub history_bytes: u64,
     /// How old the records in it get.
     pub history_age: Duration,
-    /// Whether what is deleted and overwritten is kept.
-    pub takes_snapshots: bool,
-    /// A directory for what is kept of workspaces on its filesystem; `None` for `.wsguard` at the top of each.
-    pub store: Option<PathBuf>,
+    /// What is kept of the past.
+    pub snapshots: SnapshotSettings,
     /// How notices reach people.
     pub delivery: DeliverySettings,
     /// Where metrics are served beside the control socket, to whoever reaches it.
@@ -249,13 +265,6 @@ struct HistoryTable {
     enabled: Option<bool>,
     max_mebibytes: Option<u64>,
     max_days: Option<u64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-struct SnapshotsTable {
-    enabled: Option<bool>,
-    store: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -351,13 +360,7 @@ fn resolve(
         history_age: Duration::from_secs(
             within("max-days", file.history.max_days, DEFAULT_HISTORY_DAYS, HISTORY_DAYS, lines)? * 86_400,
         ),
-        takes_snapshots: file.snapshots.enabled.unwrap_or(true),
-        store: std::env::var_os(STORE_ENV)
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from)
-            .or(file.snapshots.store)
-            .map(|path| absolute("store", path, lines))
-            .transpose()?,
+        snapshots: snapshots::resolve(file.snapshots, lines)?,
         delivery: file.delivery.resolve(lines)?,
         metrics_listen: file.metrics.resolve(lines)?,
         log_level: checked_level(env_level, file.log.level, lines)?,

@@ -11,8 +11,10 @@ mod peer;
 mod quota;
 mod restore;
 mod routes;
+mod snapshots;
 mod status;
 mod usage;
+mod versions;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;

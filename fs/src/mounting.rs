@@ -580,6 +580,11 @@ impl Mounted {
         self.session.take_refused()
     }
 
+    /// Returns its session, for what is done to it from inside and for its past.
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// Counts it now; takes seconds for a million files.
     pub(crate) fn recount(&self) -> Result<Recounted, String> {
         self.session.recount()

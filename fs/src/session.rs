@@ -26,7 +26,7 @@ pub(crate) use crate::fs::{Page, Pages, Refused, RequestLine};
 use crate::fuse::connection;
 use crate::kernel_quota::Subvolume;
 use crate::quota::{Account, HostSpace};
-use crate::snapshot::Archive;
+use crate::snapshot::{Archive, History};
 use crate::state::Found;
 use crate::sys::device::FuseDevice;
 use crate::tracker::Tracker;
@@ -314,6 +314,19 @@ impl Session {
     /// Why it cannot be asked about, as a sentence.
     pub(crate) fn archive(&self) -> Result<Arc<Archive>, String> {
         self.past.archive()
+    }
+
+    /// Returns the past of the workspace if it was opened; waits for nothing.
+    pub(crate) fn opened_archive(&self) -> Option<Arc<Archive>> {
+        self.past.opened()
+    }
+
+    /// Returns what is kept of the past.
+    ///
+    /// # Errors
+    /// Why nothing is, as a sentence.
+    pub(crate) fn history(&self) -> Result<Arc<History>, String> {
+        self.past.kept.as_ref().map(|(_, history)| history.clone()).map_err(Clone::clone)
     }
 
     /// Returns the filesystem, for what is done to it from inside.

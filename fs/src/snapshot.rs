@@ -10,15 +10,17 @@
 //! Parts: [`sequence`] (moments), [`record`] (entries and their encoding), `epochs` (who belongs to which epoch),
 //! `undo_log` (the files of the log), `store` (objects), `history` (what the filesystem calls before it changes
 //! something), `catalog` (the log folded into SQLite, and every question about the past), `archive` (the catalog kept up
-//! to date), `view` (a workspace as it was), `label` (what snapshots are called), `retention` (which snapshots stay),
-//! `budget` (what goes when history takes too much).
+//! to date), `view` (a workspace as it was), `label` (what snapshots are called), `retention` and `budget` (what goes,
+//! decided), `upkeep` (what goes, done).
 
 mod archive;
 mod budget;
 mod catalog;
+mod comparison;
 mod epochs;
 mod history;
 mod label;
+mod places;
 mod record;
 mod retention;
 mod sequence;
@@ -26,17 +28,29 @@ mod store;
 mod temporary;
 mod touched;
 mod undo_log;
+mod upkeep;
 mod view;
 
-pub(crate) use archive::{Archive, ArchiveError};
-pub(crate) use catalog::{Burst, ContentRow, Event, Lost, SnapshotRecord, Then};
-pub(crate) use history::{History, HistoryError, Permit, Step, attributes_of, now_ns};
+pub(crate) use archive::{Archive, ArchiveError, Pin};
+pub(crate) use budget::Fullness;
+pub(crate) use catalog::{
+    Below, Burst, CatalogError, ContentRow, Deletion, Difference, Event, Lost, NameDifference, NamedVersions,
+    Past, SnapshotRecord, SnapshotSpace, SnapshotState, Then, Version,
+};
+pub(crate) use comparison::{DifferenceOf, compare};
+pub(crate) use history::{EpochEnded, History, HistoryError, Permit, Step, attributes_of, now_ns};
 pub(crate) use label::{MAX_GIVEN_NAME, candidates, label, may_be_given};
+pub(crate) use places::Places;
 pub(crate) use record::{
     Actor, Attributes, Cause, Named, ObjectId, Origin, SnapshotNote, SnapshotReason, Span,
 };
+pub(crate) use retention::{ClockFault, KeepReason, RetentionPlan, Verdict};
 pub(crate) use sequence::{Epoch, Sequence};
 pub(crate) use temporary::is_temporary;
 pub(crate) use touched::{Affected, Touched};
 pub(crate) use undo_log::LogPosition;
+pub(crate) use upkeep::{
+    Bounds, Collected, Damage, DamageKind, Evicted, Pace, Retained, Verified, collect, evict, hash_some,
+    plan_now, retain, scan, trash_due, verify,
+};
 pub(crate) use view::{Certainty, PastEntry, PastFile, Presence, Sought, View, list_attributes};

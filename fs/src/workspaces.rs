@@ -10,6 +10,8 @@ mod discovery;
 mod driver;
 mod forecasts;
 mod growth;
+mod history_board;
+mod history_keeper;
 mod jobs;
 mod kernel_tier;
 mod notices;
@@ -27,6 +29,8 @@ mod start;
 mod unmounting;
 
 pub(crate) use driver::Driver;
+pub(crate) use history_board::shown_time;
+pub(crate) use history_keeper::make_durable;
 pub(crate) use jobs::{AfterUnmount, Job, Jobs, Reply, stopping_error};
 pub(crate) use notices::past_notices;
 pub(crate) use registry::{Guard, Place, Registry, Viewer};

@@ -37,6 +37,8 @@ mod roots;
 #[cfg(test)]
 mod scale;
 #[cfg(test)]
+mod snapshots;
+#[cfg(test)]
 mod squash;
 #[cfg(test)]
 mod starting;

@@ -132,6 +132,10 @@ fn word(kind: EventKind) -> &'static str {
         EventKind::QuotaRequested => "more room asked",
         EventKind::QuotaDecided => "request decided",
         EventKind::NoticeTest => "test",
+        EventKind::HistoryOff => "history off",
+        EventKind::HistoryEvicted => "history evicted",
+        EventKind::HistoryLost => "history lost",
+        EventKind::HistoryDamaged => "history damaged",
     }
 }
 

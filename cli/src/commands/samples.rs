@@ -45,6 +45,7 @@ pub(crate) fn workspace(name: &str) -> Workspace {
             available_bytes: 84_933_480_448,
         }),
         mounted_at: Some("2030-01-01T11:00:00Z".into()),
+        history: None,
         inodes_known: 1234,
         open_handles: 5,
         changed_outside: None,

@@ -1,6 +1,8 @@
 //! How a workspace's state, data path and the like read in tables and sentences; shared by the commands.
 
-use wsguard_api::{BackingInfo, ChangedOutside, Coherence, DataPath, Ownership, Workspace, WorkspaceState};
+use wsguard_api::{
+    BackingInfo, ChangedOutside, Coherence, DataPath, HistoryState, Ownership, Workspace, WorkspaceState,
+};
 
 use crate::output::{Cell, Tone, View, ago, bytes, count};
 
@@ -73,6 +75,18 @@ pub(super) fn since_cell(workspace: &Workspace, view: &View) -> Cell {
     }
 }
 
+/// Returns what is kept of the past, in a few words.
+pub(super) fn history_cell(workspace: &Workspace) -> Cell {
+    let Some(history) = &workspace.history else { return Cell::toned(NOTHING, Tone::Faint) };
+    match history.state {
+        HistoryState::On => {
+            Cell::new(format!("{}, {}", count(history.snapshots, "snapshot"), bytes(history.stored_bytes)))
+        }
+        HistoryState::Starting => Cell::toned("starting", Tone::Faint),
+        HistoryState::Off { .. } => Cell::toned("off", Tone::Warning),
+    }
+}
+
 /// Returns one line for each thing about the workspace that a person should know of.
 pub(super) fn remarks(workspace: &Workspace, view: &View) -> Vec<String> {
     let mut remarks = Vec::new();
@@ -92,6 +106,20 @@ pub(super) fn remarks(workspace: &Workspace, view: &View) -> Vec<String> {
     }
     if workspace.backing.as_ref().is_some_and(|backing| backing.read_only) {
         remarks.push("the filesystem below is read-only".to_owned());
+    }
+    if let Some(history) = &workspace.history {
+        if let HistoryState::Off { reason } = &history.state {
+            remarks.push(format!("no history: {reason}"));
+        }
+        if history.lost > 0 {
+            remarks.push(format!(
+                "what {} changed or deleted files were could not be kept since the worker started",
+                history.lost
+            ));
+        }
+        if history.damaged > 0 {
+            remarks.push(format!("{} kept objects are damaged: see `wsguard verify`", history.damaged));
+        }
     }
     if let Some(changed) = &workspace.changed_outside {
         remarks.push(changed_outside(changed, view));

@@ -36,6 +36,14 @@ pub enum EventKind {
     QuotaDecided,
     /// Somebody tries whether notices get through. Delivered, and never among the events.
     NoticeTest,
+    /// The past of a workspace is not kept, or cannot be looked at.
+    HistoryOff,
+    /// History gave something up because space was short, or could give up nothing more.
+    HistoryEvicted,
+    /// Something was changed or deleted and what it was could not be kept.
+    HistoryLost,
+    /// Something that was kept is damaged.
+    HistoryDamaged,
 }
 
 /// Something that an operator or the workspace's owner may want to know.

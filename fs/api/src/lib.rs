@@ -43,6 +43,13 @@
 //! | `GET /undo?path=PATH` | – | [`UndoList`] |
 //! | `POST /undo/preview` | [`UndoRequest`] | [`UndoPreview`] |
 //! | `POST /undo/start` | [`UndoRequest`] | [`RestoreJob`] |
+//! | `GET /snapshots?path=PATH` | – | [`SnapshotList`] |
+//! | `POST /snapshots` | [`SnapshotRequest`] | [`SnapshotTaken`] |
+//! | `POST /snapshots/change` | [`SnapshotChange`] | [`SnapshotChanged`] |
+//! | `GET /snapshots/diff?path=PATH&earlier=ID&later=ID` | – | [`DifferenceReport`] |
+//! | `GET /versions?path=PATH` | – | [`VersionReport`] |
+//! | `GET /retention/preview?path=PATH` | – | [`RetentionPreview`] |
+//! | `POST /verify` | [`VerifyRequest`] | [`VerifyReport`] |
 //! | `POST /upgrade` | [`UpgradeRequest`] | [`UpgradeAccepted`] |
 //!
 //! Every error answer is an [`ApiError`] with the HTTP status of its [`ErrorCode`].
@@ -53,6 +60,7 @@ mod event;
 mod history;
 mod quota;
 mod restore;
+mod snapshot;
 mod upgrade;
 mod usage;
 mod workspace;
@@ -76,6 +84,12 @@ pub use quota::{
 pub use restore::{
     RestoreConflict, RestoreCounts, RestoreJob, RestoreJobs, RestoreKind, RestoreNote, RestoreOrigin,
     RestorePlan, RestoreRequest, RestoreState, RestoreWhen, UndoBurst, UndoList, UndoPreview, UndoRequest,
+};
+pub use snapshot::{
+    DamagedObject, DifferenceKind, DifferenceReport, FileVersion, HistoryState, HistoryStatus,
+    RetentionPreview, RetentionRow, Snapshot, SnapshotAction, SnapshotChange, SnapshotChanged,
+    SnapshotDifference, SnapshotList, SnapshotRequest, SnapshotSafety, SnapshotTaken, VerifyReport,
+    VerifyRequest, VersionCertainty, VersionReport,
 };
 pub use upgrade::{Program, UpgradeAccepted, UpgradeEvent, UpgradeOutcome, UpgradeRequest};
 pub use usage::{

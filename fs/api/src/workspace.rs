@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::snapshot::HistoryStatus;
 use crate::upgrade::{Program, UpgradeEvent};
 
 /// Who new files belong to and what an unprivileged workspace may not hold (SEMANTICS.md, "Ownership").
@@ -155,6 +156,9 @@ pub struct Workspace {
     pub backing: Option<BackingInfo>,
     /// When it was mounted, RFC 3339.
     pub mounted_at: Option<String>,
+    /// What is kept of its past; absent while not mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<HistoryStatus>,
     /// Inodes that the kernel knows at this moment.
     pub inodes_known: u64,
     /// Open file and directory handles.

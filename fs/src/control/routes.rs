@@ -93,6 +93,8 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/shutdown", post(post_shutdown))
         .merge(super::quota::router())
         .merge(super::restore::router())
+        .merge(super::snapshots::router())
+        .route("/versions", get(super::versions::get_versions))
         .route("/upgrade", post(post_upgrade))
         .method_not_allowed_fallback(wrong_method);
     Router::new()

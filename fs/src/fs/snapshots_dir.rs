@@ -173,6 +173,8 @@ fn errno_of(error: &ArchiveError) -> Errno {
     match error {
         ArchiveError::Log(Errno::STALE) => Errno::IO,
         ArchiveError::Log(errno) => *errno,
+        // It was deleted while somebody was in it.
+        ArchiveError::NotKept => Errno::NOENT,
         ArchiveError::Catalog(_) | ArchiveError::End(_) => {
             tracing::error!(error = one_line(error), "a snapshot cannot be asked about");
             Errno::IO

@@ -188,6 +188,13 @@ impl Account {
             .any(|scope| scope.book.lock().limit_caps(Dimension::Bytes).small != UNLIMITED)
     }
 
+    /// Returns the tightest limit of bytes, however it is used up; `None` if there is none.
+    pub(crate) fn limit_bytes(&self) -> Option<u64> {
+        let chain = self.chain.read();
+        let limits = chain.iter().map(|scope| scope.book.lock().limit_caps(Dimension::Bytes).large);
+        limits.min().filter(|limit| *limit != UNLIMITED)
+    }
+
     /// Whether use is assumed rather than counted.
     pub(crate) fn is_estimated(&self) -> bool {
         self.project().cells.estimated().load(Ordering::Acquire) != 0
@@ -255,8 +262,8 @@ impl Account {
         self.ledger.persister().set(self.project(), persisted);
     }
 
-    /// Tells how many bytes of the project's trash can be given back. For one thread at a time.
-    #[cfg_attr(not(test), expect(dead_code, reason = "there is no trash yet"))]
+    /// Tells how many bytes of the project's trash can be given back: `df` shows them as available as far as the disk
+    /// is what limits. For one thread at a time.
     pub(crate) fn set_reclaimable(&self, bytes: u64) {
         let chain = self.chain.read();
         let old = self.project().reclaimable.swap(bytes, Ordering::Relaxed);

@@ -127,17 +127,19 @@ fn room(chain: &[std::sync::Arc<Scope>], dimension: Dimension, reclaimable: u64,
     let mut tightest: Option<Room> = None;
     for scope in chain {
         let taken = scope.meter(dimension).taken();
-        let left = |cap: u64| match cap {
+        let left = |cap: u64, more: u64| match cap {
             UNLIMITED => UNLIMITED,
-            cap => cap.saturating_add(reclaimable).saturating_sub(taken),
+            cap => cap.saturating_add(more).saturating_sub(taken),
         };
         let (limit, caps) = {
             let book = scope.book.lock();
             (book.limit_caps(dimension), book.caps(dimension))
         };
-        available = available.min(left(caps.of(FileClass::Large)));
+        // Trash is nobody's use, so giving it back helps against a full disk only.
+        available = available.min(left(limit.large, 0)).min(left(caps.of(FileClass::Large), reclaimable));
         if limit.small != UNLIMITED {
-            let own = Room { total: limit.small, free: left(limit.small), available: left(limit.large) };
+            let own =
+                Room { total: limit.small, free: left(limit.small, 0), available: left(limit.large, 0) };
             if tightest.as_ref().is_none_or(|other| own.available < other.available) {
                 tightest = Some(own);
             }

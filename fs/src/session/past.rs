@@ -38,6 +38,11 @@ impl PastOf {
         self.kept.as_ref().ok().map(|(_, history)| history.clone())
     }
 
+    /// Returns the catalog if it was opened. Waits for nothing.
+    pub(super) fn opened(&self) -> Option<Arc<Archive>> {
+        self.archive.try_lock()?.clone()
+    }
+
     /// Returns the catalog; the first call opens it.
     pub(super) fn archive(&self) -> Result<Arc<Archive>, String> {
         (self.source())()

@@ -4,6 +4,7 @@
 //! knows every change that had begun by then. Any thread may; one folds at a time, and readers have connections of
 //! their own.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,9 +12,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
-use super::catalog::{Applied, Catalog, CatalogError, Past};
+use super::catalog::{Applied, Catalog, CatalogError, Kept, Past};
 use super::history::{EndError, EpochEnded, History};
 use super::record::{Actor, Entry, SnapshotNote};
+use super::sequence::Sequence;
 use super::undo_log::{LogPosition, Reader};
 use crate::backing::Backing;
 
@@ -34,6 +36,9 @@ pub(crate) enum ArchiveError {
     /// A snapshot could not be taken.
     #[error(transparent)]
     End(#[from] EndError),
+    /// The snapshot was deleted, or the trash does not reach back so far.
+    #[error("this moment is not kept any more")]
+    NotKept,
 }
 
 /// See the module.
@@ -42,6 +47,8 @@ pub(crate) struct Archive {
     dir: PathBuf,
     folding: Mutex<Folding>,
     idle: Mutex<Vec<Past>>,
+    /// Moments that somebody looks at, and how many do.
+    pins: Mutex<BTreeMap<Sequence, usize>>,
     /// A damaged catalog that was moved aside and made again.
     set_aside: Option<PathBuf>,
 }
@@ -109,7 +116,8 @@ impl Archive {
         }
         let reader = history.log().read_from(catalog.past().position()?)?;
         let folding = Mutex::new(Folding { catalog, reader, appends: None });
-        let archive = Self { history, dir: dir.to_path_buf(), folding, idle: Mutex::default(), set_aside };
+        let (dir, idle, pins) = (dir.to_path_buf(), Mutex::default(), Mutex::default());
+        let archive = Self { history, dir, folding, idle, pins, set_aside };
         archive.catch_up()?;
         Ok(archive)
     }
@@ -175,6 +183,41 @@ impl Archive {
         Ok(ended)
     }
 
+    /// Keeps everything that a moment needs as long as the pin is held, whatever becomes of its snapshot and of the
+    /// trash.
+    ///
+    /// # Errors
+    /// `NotKept`; see [`ArchiveError`].
+    pub(crate) fn pin(self: &Arc<Self>, moment: Sequence) -> Result<Pin, ArchiveError> {
+        *self.pins.lock().entry(moment).or_default() += 1;
+        let pin = Pin { archive: Arc::clone(self), moment };
+        // Looked at after it was pinned: whoever sweeps from now on spares it, and whoever swept before had first noted
+        // that it is not kept.
+        if !self.read()?.is_kept(moment)? {
+            return Err(ArchiveError::NotKept);
+        }
+        Ok(pin)
+    }
+
+    /// Returns the moments that somebody looks at.
+    pub(crate) fn pinned(&self) -> Vec<Sequence> {
+        self.pins.lock().keys().copied().collect()
+    }
+
+    /// Returns what is to be kept: snapshots, trash, and what somebody looks at.
+    ///
+    /// # Errors
+    /// See [`ArchiveError`].
+    pub(crate) fn kept(&self) -> Result<Kept, ArchiveError> {
+        let kept = self.read()?.kept()?;
+        Ok(kept.and(self.pinned()))
+    }
+
+    /// Returns the directory of the store.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.dir
+    }
+
     /// Makes what is folded durable and removes log segments that are not needed any more.
     ///
     /// # Errors
@@ -183,6 +226,33 @@ impl Archive {
         let position = self.folding.lock().catalog.sync()?;
         self.history.log().remove_before(position)?;
         Ok(())
+    }
+}
+
+impl Drop for Archive {
+    fn drop(&mut self) {
+        // The next opening checks it then.
+        if let Err(error) = self.folding.get_mut().catalog.close() {
+            tracing::warn!(%error, "history catalog is not marked as closed");
+        }
+    }
+}
+
+/// Somebody looks at a moment.
+pub(crate) struct Pin {
+    archive: Arc<Archive>,
+    moment: Sequence,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = self.archive.pins.lock();
+        if let Some(count) = pins.get_mut(&self.moment) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.moment);
+            }
+        }
     }
 }
 

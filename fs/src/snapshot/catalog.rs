@@ -24,6 +24,7 @@ mod difference;
 mod error;
 mod existence;
 mod garbage;
+mod keeping;
 mod kept;
 mod lifetimes;
 mod lost;
@@ -158,7 +159,7 @@ impl Catalog {
     ///
     /// # Errors
     /// If the disk does not let us.
-    pub(crate) fn close(self) -> Result<(), CatalogError> {
+    pub(crate) fn close(&mut self) -> Result<(), CatalogError> {
         schema::set_clean(&self.past.connection, true).map_err(self.past.failed("note that it is closed"))
     }
 }

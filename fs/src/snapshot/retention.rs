@@ -9,17 +9,14 @@
 //!
 //! While the clock cannot be right, nothing is deleted.
 
-mod policy;
-
 use jiff::civil::ISOWeekDate;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-pub(crate) use policy::{PolicyError, RetentionPolicy};
-
 use super::catalog::{SnapshotRecord, SnapshotState};
 use super::record::SnapshotReason;
 use super::sequence::Epoch;
+use crate::config::RetentionPolicy;
 
 /// Snapshots from before something risky stay at least so long.
 const EVENT_FLOOR: SignedDuration = SignedDuration::from_hours(48);
@@ -186,6 +183,17 @@ impl Period {
         }
     }
 
+    /// Returns of how many buckets the newest snapshot stays.
+    fn count(self, policy: &RetentionPolicy) -> u32 {
+        match self {
+            Self::Hour => policy.hourly,
+            Self::Day => policy.daily,
+            Self::Week => policy.weekly,
+            Self::Month => policy.monthly,
+            Self::Year => policy.yearly,
+        }
+    }
+
     /// Returns what is equal for two moments if and only if they are in one bucket.
     fn bucket(self, time: Timestamp, zone: &TimeZone) -> [i64; 5] {
         let civil = time.to_zoned_datetime(zone.clone());
@@ -285,7 +293,7 @@ pub(crate) fn plan(
         keep(place, KeepReason::Last { n, of: policy.keep_last });
     }
     for period in Period::ALL {
-        for (place, reason) in buckets(&sorted, period, policy.count(period), zone) {
+        for (place, reason) in buckets(&sorted, period, period.count(policy), zone) {
             keep(place, reason);
         }
     }

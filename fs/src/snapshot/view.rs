@@ -21,7 +21,7 @@ use rustix::fs::{Dir, OFlags};
 use rustix::io::Errno;
 
 use super::archive::{Archive, ArchiveError};
-use super::catalog::{Content, ContentRow, Source, Then};
+use super::catalog::{Content, ContentRow, Past, Source, Then};
 use super::history::attributes_of;
 use super::record::{Attributes, Named, Origin, Span};
 use super::sequence::Sequence;
@@ -76,8 +76,17 @@ impl<'a> View<'a> {
         backing: &'a Backing,
         moment: Sequence,
     ) -> Result<Self, ArchiveError> {
-        let time_ns = archive.read()?.time_of(moment)?;
-        Ok(Self { archive, backing, moment, time_ns })
+        let past = archive.read()?;
+        let view = Self { archive, backing, moment, time_ns: past.time_of(moment)? };
+        view.confirm(&past)?;
+        drop(past);
+        Ok(view)
+    }
+
+    /// Finds out, after a question, whether the answer is right: nothing is swept before it is noted that it is not
+    /// kept any more.
+    fn confirm(&self, past: &Past) -> Result<(), ArchiveError> {
+        if past.is_kept(self.moment)? { Ok(()) } else { Err(ArchiveError::NotKept) }
     }
 
     /// Returns the moment.
@@ -101,7 +110,10 @@ impl<'a> View<'a> {
     /// See [`ArchiveError`].
     pub(crate) fn lookup(&self, dir: &FileHandle, name: &OsStr) -> Result<Option<Named>, ArchiveError> {
         let now = self.named_now(dir, name)?;
-        match self.archive.read()?.name_at(dir, name.as_bytes(), self.moment)? {
+        let past = self.archive.read()?;
+        let then = past.name_at(dir, name.as_bytes(), self.moment)?;
+        self.confirm(&past)?;
+        match then {
             Then::Was(before) => Ok(before),
             Then::AsNow => Ok(now),
         }
@@ -145,7 +157,10 @@ impl<'a> View<'a> {
     /// See [`ArchiveError`].
     pub(crate) fn list(&self, dir: &FileHandle) -> Result<Vec<PastEntry>, ArchiveError> {
         let mut entries = self.list_now(dir)?;
-        let changed = self.archive.read()?.names_changed_after(dir, self.moment)?;
+        let past = self.archive.read()?;
+        let changed = past.names_changed_after(dir, self.moment)?;
+        self.confirm(&past)?;
+        drop(past);
         if !changed.is_empty() {
             let names: rustc_hash::FxHashSet<&[u8]> =
                 changed.iter().map(|(name, _)| name.as_slice()).collect();
@@ -183,7 +198,9 @@ impl<'a> View<'a> {
     pub(crate) fn attributes(&self, inode: &FileHandle) -> Result<(Attributes, Certainty), ArchiveError> {
         let now = self.stat_now(inode)?;
         let past = self.archive.read()?;
-        if let Some(before) = past.attributes_at(inode, self.moment)? {
+        let before = past.attributes_at(inode, self.moment)?;
+        self.confirm(&past)?;
+        if let Some(before) = before {
             return Ok((before, Certainty::Exact));
         }
         let now = now.ok_or(Errno::STALE)?;
@@ -214,7 +231,10 @@ impl<'a> View<'a> {
         inode: &FileHandle,
     ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ArchiveError> {
         let now = self.backing.path_fd(inode).and_then(|fd| list_attributes(fd.as_fd()));
-        if let Some(before) = self.archive.read()?.xattrs_at(inode, self.moment)? {
+        let past = self.archive.read()?;
+        let before = past.xattrs_at(inode, self.moment)?;
+        self.confirm(&past)?;
+        if let Some(before) = before {
             return Ok(before);
         }
         match now {
@@ -385,7 +405,12 @@ impl PastFile {
         if let Some(known) = content.as_ref().filter(|known| known.appends == appends) {
             return Ok((appends, known.clone()));
         }
-        let found = archive.read()?.content_at(&self.inode, self.moment, 0..self.attributes.size)?;
+        let past = archive.read()?;
+        let found = past.content_at(&self.inode, self.moment, 0..self.attributes.size)?;
+        if !past.is_kept(self.moment)? {
+            return Err(ArchiveError::NotKept);
+        }
+        drop(past);
         let known = Arc::new(Known { appends, content: found });
         *content = Some(known.clone());
         Ok((appends, known))
@@ -394,7 +419,7 @@ impl PastFile {
     /// Reads from `offset`; fewer bytes than asked for only at the end.
     ///
     /// # Errors
-    /// `EIO` if a part of it is missing from the store; see [`ArchiveError`].
+    /// `EIO` if a part of it is missing from the store or damaged; `NotKept`; see [`ArchiveError`].
     pub(crate) fn read(
         &self,
         archive: &Archive,
@@ -439,6 +464,10 @@ impl PastFile {
                 Source::Live => {
                     has_live = true;
                     read_zero_filled(self.live.as_ref().ok_or(Errno::IO)?.as_fd(), from, part)?;
+                }
+                Source::Kept(row) if row.is_damaged => {
+                    tracing::warn!(object = row.object.0, "damaged bytes are not shown");
+                    return Err(Errno::IO.into());
                 }
                 Source::Kept(row) => {
                     match archive.history().store().open_object(row.object, OFlags::RDONLY) {

@@ -16,6 +16,7 @@ use wsguard_api::{ApiError, ErrorCode, EventKind, MountRequest, Ownership, Works
 
 use super::forecasts::ForecastNotes;
 use super::growth::GrowthKeeper;
+use super::history_keeper::HistoryKeeper;
 use super::jobs::{Job, Jobs, Reply};
 use super::pages;
 use super::quota::QuotaState;
@@ -96,6 +97,7 @@ pub(crate) struct Driver {
     pub(super) forecasts: ForecastNotes,
     pub(super) samples: SampleTimes,
     pub(super) started_at: Timestamp,
+    pub(super) history: Option<HistoryKeeper>,
     last_tick: Option<Instant>,
     search_at: Instant,
     /// No search before, whatever appears.
@@ -141,6 +143,7 @@ impl Driver {
             forecasts: ForecastNotes::default(),
             samples: SampleTimes::default(),
             started_at: Timestamp::now(),
+            history: None,
             last_tick: None,
             search_at: Instant::now(),
             next_search: Instant::now(),
@@ -486,7 +489,11 @@ impl Driver {
                 accounting: None,
                 assumed: self.registry.quota().upper_bound(&record.id),
             }),
-            history: self.config.takes_snapshots.then(|| HistoryPlan { store: self.config.store.clone() }),
+            history: self
+                .config
+                .snapshots
+                .is_enabled
+                .then(|| HistoryPlan { store: self.config.snapshots.store.clone() }),
             tracker: self.recorder.tracker(&record.id),
             pages: pages::source(
                 &self.registry,

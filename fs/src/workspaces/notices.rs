@@ -49,7 +49,8 @@ impl NoticeBoard {
         board.get(id).map_or_else(String::new, |lines| lines.iter().map(String::as_str).collect())
     }
 
-    fn post(&self, id: &str, at: &str, text: &str) {
+    /// Adds a line.
+    pub(super) fn post(&self, id: &str, at: &str, text: &str) {
         let mut board = self.0.lock();
         let lines = board.entry(id.to_owned()).or_default();
         if lines.len() == KEPT {
@@ -99,8 +100,18 @@ impl Driver {
         for record in records {
             let is_about = |event: &Event| {
                 let is_quota = is_notice(event.kind);
+                let is_notice = matches!(
+                    event.kind,
+                    EventKind::QuotaCrossed
+                        | EventKind::QuotaGrace
+                        | EventKind::QuotaRefused
+                        | EventKind::HistoryOff
+                        | EventKind::HistoryEvicted
+                        | EventKind::HistoryLost
+                        | EventKind::HistoryDamaged
+                );
                 let is_named = event.workspace.as_ref().is_none_or(|name| *name == record.name);
-                is_quota && is_named && event.owner_uid == Some(record.owner_uid)
+                is_notice && is_named && event.owner_uid == Some(record.owner_uid)
             };
             for event in self.events.last(KEPT, is_about).events {
                 self.registry.notices().post(&record.id, &event.at, &event.message);

@@ -20,6 +20,7 @@ use crate::quota::{self, Account};
 
 use super::counts::Counts;
 use super::growth::GrowthBoard;
+use super::history_board::HistoryBoard;
 use super::notices::NoticeBoard;
 use super::quota_board::{ProjectView, QuotaBoard};
 use super::recent::RecentBoard;
@@ -133,6 +134,7 @@ pub(crate) struct Registry {
     recent: RecentBoard,
     requests: RequestDesk,
     counts: Counts,
+    history: HistoryBoard,
 }
 
 impl Registry {
@@ -148,6 +150,7 @@ impl Registry {
             recent: RecentBoard::default(),
             requests: RequestDesk::default(),
             counts: Counts::default(),
+            history: HistoryBoard::default(),
         }
     }
 
@@ -159,6 +162,11 @@ impl Registry {
     /// Returns what the usage index said lately.
     pub(super) fn growth(&self) -> &GrowthBoard {
         &self.growth
+    }
+
+    /// Returns what is known of the past of workspaces.
+    pub(crate) fn history(&self) -> &HistoryBoard {
+        &self.history
     }
 
     /// Returns what owners should know.
@@ -457,6 +465,7 @@ impl Registry {
             coherence: mounted.map(|mounted| mounted.coherence()),
             backing: mounted.map(|mounted| mounted.backing()),
             mounted_at: mounted.map(|mounted| mounted.mounted_at().to_string()),
+            history: mounted.map(|_| self.history.of_mounted(&record.id)),
             inodes_known: stats.as_ref().map_or(0, |stats| stats.inodes_known),
             open_handles: stats.as_ref().map_or(0, |stats| stats.open_handles),
             changed_outside: entry.search.as_ref().and_then(OutsideSearch::result),

@@ -13,6 +13,7 @@ use wsguard_api::MountRequest;
 
 use super::driver::{Driver, Lingering, default_ownership};
 use super::growth::GrowthKeeper;
+use super::history_keeper::HistoryKeeper;
 use super::pages;
 use super::quota_board::ProjectView;
 use super::registry::{Entry, Standing};
@@ -81,6 +82,19 @@ impl Driver {
         self.note_alive();
         self.scan_roots();
         self.start_growth();
+        self.start_history();
+    }
+
+    /// Without it nothing is lost, but no snapshot is taken by itself and nothing is let go.
+    fn start_history(&mut self) {
+        let (registry, events) = (self.registry.clone(), self.events.clone());
+        match HistoryKeeper::start(&self.config.snapshots, self.config.min_free, registry, events) {
+            Ok(keeper) => self.history = Some(keeper),
+            Err(error) => {
+                error!(error = %error, "history is not looked after");
+                self.registry.warn(format!("no automatic snapshots are taken: {error}"));
+            }
+        }
     }
 
     /// Without it the virtual directories tell less.

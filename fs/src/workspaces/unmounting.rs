@@ -13,6 +13,7 @@ use wsguard_api::{
 };
 
 use super::driver::{Driver, Lingering, catalog_error};
+use super::history_keeper;
 use super::jobs::AfterUnmount;
 use super::registry::{Standing, last_watched_moment};
 use crate::catalog::{WantedState, WorkspaceRecord};
@@ -83,6 +84,8 @@ impl Driver {
     pub(super) fn shutdown(&mut self) -> ShutdownReport {
         let guarded = |id: String| self.registry.mounted(&id).map(|mounted| Target { id, mounted });
         let targets: Vec<Target> = self.registry.ids().into_iter().filter_map(guarded).collect();
+        // It must not hold what is about to go.
+        self.history = None;
         sync_all(&targets);
         let (mut taken, mut records) = (Vec::new(), Vec::new());
         for (target, result) in unmount_all(targets) {
@@ -167,6 +170,7 @@ impl Driver {
         record.wanted = wanted;
         self.remove_sidecar(id);
         self.usage.detach(id);
+        history_keeper::settle(id, &mounted);
         if !outcome.detached {
             self.note_released(id, mounted.device());
             self.note_final_usage(id, &mounted);

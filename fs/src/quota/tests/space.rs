@@ -151,14 +151,15 @@ fn df_offers_no_more_than_the_host_has_and_still_shows_the_use() {
 }
 
 #[test]
-fn trash_counts_as_available() {
+fn trash_counts_as_available_where_the_disk_limits_and_not_the_quota() {
     let ledger = Ledger::new();
     let account = attach(&ledger, "p");
+    let before = available(&account, host(1_000 * GIB, 30 * GIB));
+    account.set_reclaimable(20 * MIB);
+    assert_eq!(available(&account, host(1_000 * GIB, 30 * GIB)), before + 20 * MIB);
     ledger.set_limits(&user(), Some(hard(500 * MIB)), start());
     account.settle(500 * MIB.cast_signed(), 0);
     assert_eq!(available(&account, host(1_000 * GIB, 30 * GIB)), 0);
-    account.set_reclaimable(20 * MIB);
-    assert_eq!(available(&account, host(1_000 * GIB, 30 * GIB)), 20 * MIB);
     assert_eq!(ledger.snapshot(&user()).unwrap().reclaimable_bytes, 20 * MIB);
     account.set_reclaimable(5 * MIB);
     assert_eq!(ledger.snapshot(&user()).unwrap().reclaimable_bytes, 5 * MIB);

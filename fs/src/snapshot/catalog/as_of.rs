@@ -48,10 +48,12 @@ pub(crate) struct ContentRow {
     pub(crate) hash: Option<[u8; 32]>,
     /// What they take of the disk at most.
     pub(crate) bytes: u64,
+    /// They are not what they were when they were kept, and must not be shown.
+    pub(crate) is_damaged: bool,
 }
 
 /// The columns that [`content_row`] reads.
-pub(super) const CONTENT: &str = "inode, at, object, offset, length, size, origin, hash, bytes";
+pub(super) const CONTENT: &str = "inode, at, object, offset, length, size, origin, hash, bytes, is_damaged";
 
 pub(super) fn content_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<ContentRow> {
     Ok(ContentRow {
@@ -63,6 +65,7 @@ pub(super) fn content_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<ContentRo
         origin: row.get(6)?,
         hash: row.get::<_, Option<Hash>>(7)?.map(|hash| hash.0),
         bytes: unsigned(row, 8)?,
+        is_damaged: row.get(9)?,
     })
 }
 

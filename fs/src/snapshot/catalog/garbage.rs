@@ -43,6 +43,18 @@ enum Stage {
     Finished,
 }
 
+impl Sweep {
+    /// Returns a search for bytes alone, for when they are needed at once.
+    pub(crate) fn of_content() -> Self {
+        Self { stage: Stage::Content, after: None }
+    }
+
+    /// Whether such a search is done with the bytes.
+    pub(crate) fn is_past_content(&self) -> bool {
+        !matches!(self.stage, Stage::Names | Stage::Attributes | Stage::Xattrs | Stage::Content)
+    }
+}
+
 impl Stage {
     fn next(self) -> Self {
         match self {

@@ -25,6 +25,22 @@ impl Kept {
         &self.moments
     }
 
+    /// Returns the same with more single moments.
+    pub(crate) fn and(&self, more: impl IntoIterator<Item = Sequence>) -> Self {
+        Self::new(self.moments.iter().copied().chain(more), self.window_start)
+    }
+
+    /// Returns the same without some single moments, and with a trash that begins no earlier than `start`.
+    pub(crate) fn without(&self, gone: &[Sequence], start: Sequence) -> Self {
+        let left = self.moments.iter().copied().filter(|moment| !gone.contains(moment));
+        Self::new(left, self.window_start.max(start))
+    }
+
+    /// Returns where the trash begins.
+    pub(crate) fn window_start(&self) -> Sequence {
+        self.window_start
+    }
+
     /// Returns whether a moment is kept, so that what history says of it is so.
     pub(crate) fn contains(&self, moment: Sequence) -> bool {
         moment >= self.window_start || self.moments.binary_search(&moment).is_ok()

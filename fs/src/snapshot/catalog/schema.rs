@@ -71,6 +71,7 @@ const STEPS: [&str; VERSION as usize] = ["
         origin INTEGER NOT NULL,
         hash   BLOB,
         bytes  INTEGER NOT NULL,
+        is_damaged INTEGER NOT NULL DEFAULT 0 CHECK (is_damaged IN (0, 1)),
         PRIMARY KEY (inode, at, offset, object)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX content_object ON content (object);
@@ -121,9 +122,10 @@ const STEPS: [&str; VERSION as usize] = ["
         segment        INTEGER NOT NULL,
         offset         INTEGER NOT NULL,
         bytes          INTEGER NOT NULL,
-        complete_since INTEGER
+        complete_since INTEGER,
+        trash_start    INTEGER NOT NULL DEFAULT 0
     ) STRICT;
-    INSERT INTO standing VALUES (1, 1, 0, 0, 0, NULL);
+    INSERT INTO standing VALUES (1, 1, 0, 0, 0, NULL, 0);
 "];
 
 /// Bytes of the WAL that are kept when it is empty.

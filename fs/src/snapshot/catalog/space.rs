@@ -96,7 +96,10 @@ impl Past {
     }
 
     /// Calls `see` with every row of content and the moment since which it was so.
-    fn each_lifetime(&self, mut see: impl FnMut(&ContentRow, Sequence)) -> Result<(), CatalogError> {
+    pub(super) fn each_lifetime(
+        &self,
+        mut see: impl FnMut(&ContentRow, Sequence),
+    ) -> Result<(), CatalogError> {
         self.consistent(|| {
             let mut after = None;
             loop {
@@ -164,7 +167,7 @@ impl Past {
     }
 
     /// Reads what bounds the lifetimes of an inode's rows.
-    fn lifetime_of(&self, rows: &[ContentRow]) -> Result<Inode, CatalogError> {
+    pub(super) fn lifetime_of(&self, rows: &[ContentRow]) -> Result<Inode, CatalogError> {
         let Some(first) = rows.first() else { return Ok(Inode::default()) };
         let life = self.life_of(&first.inode)?;
         // Only an inode that was taken away holds its extended attributes.

@@ -1,39 +1,37 @@
-//! What a user or an administrator wants kept.
+//! Which snapshots an administrator wants kept: the table `[snapshots.retention]`.
 
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use super::Period;
-
 /// More of anything nobody means.
 const MOST: u32 = 100_000;
 
-/// How many snapshots stay, and for how long: the table `[retention]` of `config.toml` and `wsguard.toml`.
+/// How many snapshots stay, and for how long: the table `[snapshots.retention]` of `config.toml`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub(crate) struct RetentionPolicy {
+pub struct RetentionPolicy {
     /// The newest so many.
-    pub(crate) keep_last: u32,
+    pub keep_last: u32,
     /// All that are not older than the newest by so many minutes.
-    pub(crate) within_minutes: u32,
+    pub within_minutes: u32,
     /// The newest of each of the last so many hours that have one.
-    pub(crate) hourly: u32,
+    pub hourly: u32,
     /// Days.
-    pub(crate) daily: u32,
+    pub daily: u32,
     /// Weeks.
-    pub(crate) weekly: u32,
+    pub weekly: u32,
     /// Months.
-    pub(crate) monthly: u32,
+    pub monthly: u32,
     /// Years.
-    pub(crate) yearly: u32,
+    pub yearly: u32,
     /// Days for which those stay that were taken by hand or before something risky; two at least.
-    pub(crate) event_days: u32,
+    pub event_days: u32,
     /// Days for which what was deleted or overwritten can be had back without a snapshot.
-    pub(crate) trash_days: u32,
+    pub trash_days: u32,
     /// So many that are whole stay, however old they get.
-    pub(crate) min_count: u32,
+    pub min_count: u32,
     /// None goes before there is a copy of it off this machine.
-    pub(crate) keep_until_uploaded: bool,
+    pub keep_until_uploaded: bool,
 }
 
 impl Default for RetentionPolicy {
@@ -56,7 +54,7 @@ impl Default for RetentionPolicy {
 
 /// Why a policy is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PolicyError {
+pub enum PolicyError {
     /// It keeps nothing.
     #[error(
         "retention keeps nothing: set one of keep-last, within-minutes, hourly, daily, weekly, monthly, yearly"
@@ -96,17 +94,6 @@ impl RetentionPolicy {
             return Err(PolicyError::Empty);
         }
         Ok(self)
-    }
-
-    /// Returns of how many buckets the newest snapshot stays.
-    pub(crate) fn count(&self, period: Period) -> u32 {
-        match period {
-            Period::Hour => self.hourly,
-            Period::Day => self.daily,
-            Period::Week => self.weekly,
-            Period::Month => self.monthly,
-            Period::Year => self.yearly,
-        }
     }
 
     /// Returns how much older than the newest a snapshot may be to stay.
