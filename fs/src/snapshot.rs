@@ -34,4 +34,4 @@ pub(crate) use sequence::Epoch;
 pub(crate) use temporary::is_temporary;
 pub(crate) use touched::{Affected, Touched};
 pub(crate) use undo_log::LogPosition;
-pub(crate) use view::{Certainty, PastEntry, PastFile, Presence, Sought, View, list_attributes};
+pub(crate) use view::{Certainty, PastChild, PastEntry, PastFile, Presence, Sought, View, list_attributes};

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod as_it_was;
 #[cfg(test)]
+mod doubt;
+#[cfg(test)]
 mod names;
 #[cfg(test)]
 mod read_only;

@@ -8,6 +8,7 @@
 //! nobody changed through the mount, or the watcher's note. Then the answer says so ([`Certainty`]); the bytes are not
 //! passed off as those of the moment.
 
+mod children;
 mod holes;
 mod presence;
 
@@ -28,6 +29,7 @@ use super::sequence::Sequence;
 use crate::backing::{Backing, proc_path, stat_of};
 use crate::sys::handle::FileHandle;
 
+pub(crate) use children::PastChild;
 pub(crate) use holes::Sought;
 pub(crate) use presence::Presence;
 
@@ -78,6 +80,16 @@ impl<'a> View<'a> {
     ) -> Result<Self, ArchiveError> {
         let time_ns = archive.read()?.time_of(moment)?;
         Ok(Self { archive, backing, moment, time_ns })
+    }
+
+    /// Looks at a snapshot that was taken at `time_ns`.
+    pub(crate) fn of_snapshot(
+        archive: &'a Archive,
+        backing: &'a Backing,
+        moment: Sequence,
+        time_ns: i64,
+    ) -> Self {
+        Self { archive, backing, moment, time_ns: Some(time_ns) }
     }
 
     /// Returns the moment.
@@ -220,6 +232,27 @@ impl<'a> View<'a> {
         match now {
             // Gone with nothing noted: it had none that anybody could have set.
             Err(Errno::STALE) => Ok(Vec::new()),
+            now => Ok(now?),
+        }
+    }
+
+    /// Returns the value of one extended attribute; `None` if there was none of that name.
+    ///
+    /// # Errors
+    /// As [`Self::attributes`].
+    pub(crate) fn extended_attribute(
+        &self,
+        inode: &FileHandle,
+        name: &OsStr,
+    ) -> Result<Option<Vec<u8>>, ArchiveError> {
+        let now = self.backing.path_fd(inode).and_then(|fd| attribute_of(fd.as_fd(), name));
+        if let Some(before) = self.archive.read()?.xattrs_at(inode, self.moment)? {
+            let found = before.into_iter().find(|(known, _)| known == name.as_bytes());
+            return Ok(found.map(|(_, value)| value));
+        }
+        match now {
+            // As above.
+            Err(Errno::STALE) => Ok(None),
             now => Ok(now?),
         }
     }
@@ -469,6 +502,32 @@ fn read_zero_filled(file: BorrowedFd<'_>, offset: u64, buffer: &mut [u8]) -> Res
 
 /// Longest list of extended attributes, and longest value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX` of linux/limits.h).
 const MAX_XATTR_BYTES: usize = 64 << 10;
+
+fn attribute_of(fd: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Vec<u8>>, Errno> {
+    if crate::backing::is_private_xattr(name) {
+        return Ok(None);
+    }
+    let path = proc_path(fd);
+    let mut value = Vec::new();
+    loop {
+        // Most ask for an ACL that is not there, which needs no buffer.
+        match rustix::fs::getxattr_query(&path, name) {
+            Ok(length) => value.resize(length.max(1), 0),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
+            Err(errno) => return Err(errno),
+        }
+        match rustix::fs::getxattr(&path, name, &mut value[..]) {
+            Ok(length) => {
+                value.truncate(length);
+                return Ok(Some(value));
+            }
+            // It has grown meanwhile.
+            Err(Errno::RANGE) => {}
+            Err(Errno::NODATA) => return Ok(None),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
 
 /// Returns the extended attributes of an inode, the guard's own excluded.
 ///
