@@ -49,7 +49,7 @@ pub(crate) use directory::DirectoryEntry;
 pub(crate) use open_files::{DataMode, Opened};
 pub use recount::Recounted;
 pub(crate) use refusals::Refused;
-pub(crate) use snapshots_dir::{ArchiveSource, PAST_HANDLE};
+pub(crate) use snapshots_dir::{ArchiveSource, NoArchive, PAST_HANDLE};
 pub(crate) use virtual_dir::{Page, PageSource, is_virtual};
 
 use crate::accounting::Accounting;

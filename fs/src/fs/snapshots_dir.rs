@@ -55,8 +55,17 @@ const KEPT_LISTS: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not zero");
 /// Snapshots whose time is kept.
 const KEPT_TIMES: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not zero");
 
-/// Opens the past of the workspace, or says in a sentence why there is none.
-pub(crate) type ArchiveSource = Arc<dyn Fn() -> Result<Arc<Archive>, String> + Send + Sync>;
+/// Opens the past of the workspace. Called by threads that serve requests: it must not take long.
+pub(crate) type ArchiveSource = Arc<dyn Fn() -> Result<Arc<Archive>, NoArchive> + Send + Sync>;
+
+/// Why the past cannot be asked about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum NoArchive {
+    /// It is being opened.
+    NotYet,
+    /// For this reason, a sentence.
+    Never(String),
+}
 
 /// What [`GuardFs`] keeps for these directories.
 pub(super) struct SnapshotsDir {
@@ -95,12 +104,18 @@ impl GuardFs {
     /// Returns the catalog.
     ///
     /// # Errors
-    /// `EIO` if the past cannot be asked about.
+    /// `EAGAIN` while it is being opened, `EIO` if it cannot be.
     fn archive(&self) -> Result<Arc<Archive>, Errno> {
         let source = self.snapshots_dir.source.get().ok_or(Errno::NOENT)?;
-        source().map_err(|reason| {
-            tracing::error!(reason, "snapshots cannot be shown");
-            Errno::IO
+        source().map_err(|error| match error {
+            NoArchive::NotYet => {
+                tracing::warn!("the catalog of history is still being opened");
+                Errno::AGAIN
+            }
+            NoArchive::Never(reason) => {
+                tracing::error!(reason, "snapshots cannot be shown");
+                Errno::IO
+            }
         })
     }
 
