@@ -560,3 +560,36 @@ pub(crate) fn list_attributes(fd: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use rustix::fs::{XattrFlags, setxattr};
+
+    use super::*;
+
+    #[test]
+    fn extended_attributes_are_found_all_and_one_by_one_without_the_guards_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = File::create(&path).unwrap();
+        assert_eq!(list_attributes(file.as_fd()), Ok(Vec::new()));
+        match setxattr(&path, "user.colour", b"red", XattrFlags::empty()) {
+            Err(Errno::OPNOTSUPP) => {
+                eprintln!("SKIPPED: the filesystem of the temporary directory has no user attributes");
+                return;
+            }
+            result => result.unwrap(),
+        }
+        setxattr(&path, "user.empty", b"", XattrFlags::empty()).unwrap();
+        setxattr(&path, "user.wsguard.own", b"x", XattrFlags::empty()).unwrap();
+        let mut found = list_attributes(file.as_fd()).unwrap();
+        found.sort_unstable();
+        let expected = [(&b"user.colour"[..], &b"red"[..]), (b"user.empty", b"")];
+        assert_eq!(found, expected.map(|(name, value)| (name.to_vec(), value.to_vec())));
+        let one = |name: &str| attribute_of(file.as_fd(), OsStr::new(name)).unwrap();
+        assert_eq!((one("user.colour"), one("user.empty")), (Some(b"red".to_vec()), Some(Vec::new())));
+        assert_eq!((one("user.none"), one("user.wsguard.own")), (None, None));
+    }
+}
