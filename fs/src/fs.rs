@@ -54,7 +54,7 @@ pub(crate) use open_inodes::DataMode;
 pub use recount::Recounted;
 pub(crate) use refusals::Refused;
 pub(crate) use restoring::Telling;
-pub(crate) use snapshots_dir::{ArchiveSource, PAST_HANDLE};
+pub(crate) use snapshots_dir::{ArchiveSource, NoArchive, PAST_HANDLE};
 pub(crate) use virtual_dir::{Page, Pages, RequestLine, is_virtual};
 
 use crate::accounting::Accounting;

@@ -53,4 +53,4 @@ pub(crate) use upkeep::{
     Bounds, Collected, Damage, DamageKind, Evicted, Pace, Retained, Verified, collect, evict, hash_some,
     plan_now, retain, scan, trash_due, verify,
 };
-pub(crate) use view::{Certainty, PastEntry, PastFile, Presence, Sought, View, list_attributes};
+pub(crate) use view::{Certainty, PastChild, PastEntry, PastFile, Presence, Sought, View, list_attributes};

@@ -6,12 +6,12 @@ use std::{
     path::Path,
 };
 
-use harness::{Backing, Mapping, Protection, Run, as_user, require, wait_until};
+use harness::{Backing, Mapping, Protection, Run, as_user, require};
 use rustix::{io::Errno, process::Signal};
 
 use super::tree::{
     STRANGER, USER, assert_same, change, errno, guarded, is_fifo, make, on_every_filesystem, pattern, seen,
-    seen_by_copies, set_acl, take, told,
+    seen_by_copies, set_acl, take,
 };
 
 #[test]
@@ -137,24 +137,4 @@ fn numbers_are_the_same_whenever_one_looks() {
     assert_eq!(numbers(), first);
     let other = take(mount.path(), "after").join("renamed/untouched");
     assert_ne!(fs::metadata(other).unwrap().ino(), fs::metadata(shown.join("dir/untouched")).unwrap().ino());
-}
-
-#[test]
-fn what_was_changed_outside_is_not_shown_as_if_it_had_been() {
-    on_every_filesystem(|mount| {
-        fs::write(mount.path().join("file"), "as it was").unwrap();
-        fs::write(mount.path().join("kept"), "as it was").unwrap();
-        let shown = take(mount.path(), "before");
-        assert_eq!(told(&shown.join("file"), "user.wsguard.certainty"), "exact");
-        assert!(told(&shown.join("file"), "user.wsguard.snapshot").ends_with("-manual-before"));
-        let listed = Run::new("getfattr").arg("-d").arg(shown.join("file")).ok();
-        assert_eq!(listed, "", "not listed");
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        fs::write(mount.backing_path().join("file"), "past the mount").unwrap();
-        wait_until("the change to be noticed", std::time::Duration::from_secs(10), || {
-            told(&shown.join("file"), "user.wsguard.certainty") == "changed-outside"
-        });
-        assert_eq!(errno(fs::read(shown.join("file"))), Errno::IO);
-        assert_eq!(fs::read(shown.join("kept")).unwrap(), b"as it was");
-    });
 }

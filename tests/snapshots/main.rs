@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod as_it_was;
 #[cfg(test)]
+mod doubt;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod names;

@@ -27,7 +27,7 @@ use crate::fail_point::{self, Stage};
 use crate::handle::Remembered;
 use crate::inode::Life;
 use crate::journal::Running;
-use crate::snapshot::{Cause, Touched};
+use crate::snapshot::Cause;
 use crate::sys::identity;
 use crate::tracker::{OpenTally, Operation};
 

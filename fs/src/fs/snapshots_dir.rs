@@ -52,14 +52,28 @@ const KEPT_FILES: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not zero");
 /// Directories whose names are kept between two requests.
 const KEPT_LISTS: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not zero");
 
-/// Opens the past of the workspace, or says in a sentence why there is none.
-pub(crate) type ArchiveSource = Arc<dyn Fn() -> Result<Arc<Archive>, String> + Send + Sync>;
+/// Snapshots whose time is kept.
+const KEPT_TIMES: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not zero");
+
+/// Opens the past of the workspace. Called by threads that serve requests: it must not take long.
+pub(crate) type ArchiveSource = Arc<dyn Fn() -> Result<Arc<Archive>, NoArchive> + Send + Sync>;
+
+/// Why the past cannot be asked about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum NoArchive {
+    /// It is being opened.
+    NotYet,
+    /// For this reason, a sentence.
+    Never(String),
+}
 
 /// What [`GuardFs`] keeps for these directories.
 pub(super) struct SnapshotsDir {
     source: OnceLock<ArchiveSource>,
     files: Mutex<LruCache<u64, Arc<PastFile>>>,
     lists: Mutex<LruCache<u64, Arc<Vec<PastEntry>>>>,
+    /// When snapshots were taken, nanoseconds since 1970.
+    times: Mutex<LruCache<u32, i64>>,
     /// Held while a named snapshot is taken, so that two do not get one name.
     taking: Mutex<()>,
 }
@@ -70,6 +84,7 @@ impl SnapshotsDir {
             source: OnceLock::new(),
             files: Mutex::new(LruCache::new(KEPT_FILES)),
             lists: Mutex::new(LruCache::new(KEPT_LISTS)),
+            times: Mutex::new(LruCache::new(KEPT_TIMES)),
             taking: Mutex::default(),
         }
     }
@@ -89,12 +104,18 @@ impl GuardFs {
     /// Returns the catalog.
     ///
     /// # Errors
-    /// `EIO` if the past cannot be asked about.
+    /// `EAGAIN` while it is being opened, `EIO` if it cannot be.
     fn archive(&self) -> Result<Arc<Archive>, Errno> {
         let source = self.snapshots_dir.source.get().ok_or(Errno::NOENT)?;
-        source().map_err(|reason| {
-            tracing::error!(reason, "snapshots cannot be shown");
-            Errno::IO
+        source().map_err(|error| match error {
+            NoArchive::NotYet => {
+                tracing::warn!("the catalog of history is still being opened");
+                Errno::AGAIN
+            }
+            NoArchive::Never(reason) => {
+                tracing::error!(reason, "snapshots cannot be shown");
+                Errno::IO
+            }
         })
     }
 
@@ -109,13 +130,25 @@ impl GuardFs {
     ) -> Result<T, Errno> {
         let archive = self.archive()?;
         let epoch = Epoch(inode.past);
-        let answer = View::at(&archive, &self.backing, epoch.end()).and_then(|view| ask(&archive, &view));
+        let answer = self.view_of(&archive, epoch).and_then(|view| ask(&archive, &view));
         // Afterwards: what it needs is kept for as long as the snapshot is in the list.
         match archive.read().and_then(|past| Ok(past.has_snapshot(epoch)?)) {
             Ok(true) => answer.map_err(|error| errno_of(&error)),
             Ok(false) => Err(Errno::STALE),
             Err(error) => Err(errno_of(&error)),
         }
+    }
+
+    fn view_of<'a>(&'a self, archive: &'a Archive, epoch: Epoch) -> Result<View<'a>, ArchiveError> {
+        let known = self.snapshots_dir.times.lock().get(&epoch.0).copied();
+        if let Some(time_ns) = known {
+            return Ok(View::of_snapshot(archive, &self.backing, epoch.end(), time_ns));
+        }
+        let view = View::at(archive, &self.backing, epoch.end())?;
+        if let Some(time_ns) = view.time_ns() {
+            self.snapshots_dir.times.lock().put(epoch.0, time_ns);
+        }
+        Ok(view)
     }
 
     /// Counts the kernel's reference to a past node.

@@ -3,14 +3,18 @@
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::StoreDirectory;
 use crate::backing::Backing;
 use crate::error_chain::one_line;
-use crate::fs::ArchiveSource;
+use crate::fs::{ArchiveSource, NoArchive};
 use crate::snapshot::{Archive, History};
+
+/// How long a request waits for the catalog to be opened; far less than what the watchdog allows.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// See the module.
 pub(super) struct PastOf {
@@ -45,20 +49,44 @@ impl PastOf {
 
     /// Returns the catalog; the first call opens it.
     pub(super) fn archive(&self) -> Result<Arc<Archive>, String> {
-        (self.source())()
+        open(&self.kept, &self.archive)
     }
 
-    /// Returns what opens the catalog, for whoever may need it later.
+    /// Returns what opens the catalog for threads that serve requests: the first call does so on a thread of its own and
+    /// waits for a moment only, because a request that waits longer is taken for one that hangs.
     pub(super) fn source(&self) -> ArchiveSource {
         let (kept, archive) = (self.kept.clone(), self.archive.clone());
         Arc::new(move || {
-            let (path, history) = kept.as_ref().map_err(Clone::clone)?;
-            let mut archive = archive.lock();
-            if let Some(opened) = &*archive {
-                return Ok(opened.clone());
+            let opened = archive.try_lock_for(PATIENCE).ok_or(NoArchive::NotYet)?.clone();
+            if let Some(opened) = opened {
+                return Ok(opened);
             }
-            let opened = Archive::open(history.clone(), path).map_err(|error| one_line(&error))?;
-            Ok(archive.insert(Arc::new(opened)).clone())
+            let (kept, archive) = (kept.clone(), archive.clone());
+            let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+            std::thread::Builder::new()
+                .name("wsguard-past".into())
+                .spawn(move || {
+                    // Whoever asked may have given up; what was opened is found by the next one.
+                    drop(sender.send(open(&kept, &archive)));
+                })
+                .map_err(|error| NoArchive::Never(one_line(&error)))?;
+            match receiver.recv_timeout(PATIENCE) {
+                Ok(opened) => opened.map_err(NoArchive::Never),
+                Err(_) => Err(NoArchive::NotYet),
+            }
         })
     }
+}
+
+fn open(
+    kept: &Result<(PathBuf, Arc<History>), String>,
+    archive: &Mutex<Option<Arc<Archive>>>,
+) -> Result<Arc<Archive>, String> {
+    let (path, history) = kept.as_ref().map_err(Clone::clone)?;
+    let mut archive = archive.lock();
+    if let Some(opened) = &*archive {
+        return Ok(opened.clone());
+    }
+    let opened = Archive::open(history.clone(), path).map_err(|error| one_line(&error))?;
+    Ok(archive.insert(Arc::new(opened)).clone())
 }

@@ -18,6 +18,7 @@
 
 mod apply;
 mod as_of;
+mod children;
 mod columns;
 mod deletions;
 mod difference;
@@ -41,6 +42,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 pub(crate) use apply::Applied;
 pub(crate) use as_of::{Content, ContentRow, FormerName, Outside, Piece, Source, Then, Trail, XattrList};
+pub(crate) use children::Asked;
 pub(crate) use columns::Event;
 pub(crate) use deletions::{Below, Burst, Deletion};
 pub(crate) use difference::{Difference, InodeDifference, NameDifference};

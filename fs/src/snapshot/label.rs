@@ -40,7 +40,11 @@ pub(crate) fn label(record: &SnapshotRecord) -> String {
         label.push('-');
         label.extend(name.chars().map(|c| if c == '/' || c.is_control() { '_' } else { c }));
     }
-    label.truncate(label.floor_char_boundary(NAME_MAX));
+    let mut end = label.len().min(NAME_MAX);
+    while !label.is_char_boundary(end) {
+        end -= 1;
+    }
+    label.truncate(end);
     label
 }
 

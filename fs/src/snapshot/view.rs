@@ -8,6 +8,7 @@
 //! nobody changed through the mount, or the watcher's note. Then the answer says so ([`Certainty`]); the bytes are not
 //! passed off as those of the moment.
 
+mod children;
 mod holes;
 mod presence;
 
@@ -28,6 +29,7 @@ use super::sequence::Sequence;
 use crate::backing::{Backing, proc_path, stat_of};
 use crate::sys::handle::FileHandle;
 
+pub(crate) use children::PastChild;
 pub(crate) use holes::Sought;
 pub(crate) use presence::Presence;
 
@@ -87,6 +89,16 @@ impl<'a> View<'a> {
     /// kept any more.
     fn confirm(&self, past: &Past) -> Result<(), ArchiveError> {
         if past.is_kept(self.moment)? { Ok(()) } else { Err(ArchiveError::NotKept) }
+    }
+
+    /// Looks at a snapshot that was taken at `time_ns`.
+    pub(crate) fn of_snapshot(
+        archive: &'a Archive,
+        backing: &'a Backing,
+        moment: Sequence,
+        time_ns: i64,
+    ) -> Self {
+        Self { archive, backing, moment, time_ns: Some(time_ns) }
     }
 
     /// Returns the moment.
@@ -240,6 +252,27 @@ impl<'a> View<'a> {
         match now {
             // Gone with nothing noted: it had none that anybody could have set.
             Err(Errno::STALE) => Ok(Vec::new()),
+            now => Ok(now?),
+        }
+    }
+
+    /// Returns the value of one extended attribute; `None` if there was none of that name.
+    ///
+    /// # Errors
+    /// As [`Self::attributes`].
+    pub(crate) fn extended_attribute(
+        &self,
+        inode: &FileHandle,
+        name: &OsStr,
+    ) -> Result<Option<Vec<u8>>, ArchiveError> {
+        let now = self.backing.path_fd(inode).and_then(|fd| attribute_of(fd.as_fd(), name));
+        if let Some(before) = self.archive.read()?.xattrs_at(inode, self.moment)? {
+            let found = before.into_iter().find(|(known, _)| known == name.as_bytes());
+            return Ok(found.map(|(_, value)| value));
+        }
+        match now {
+            // As above.
+            Err(Errno::STALE) => Ok(None),
             now => Ok(now?),
         }
     }
@@ -508,6 +541,32 @@ fn read_zero_filled(file: BorrowedFd<'_>, offset: u64, buffer: &mut [u8]) -> Res
 /// Longest list of extended attributes, and longest value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX` of linux/limits.h).
 const MAX_XATTR_BYTES: usize = 64 << 10;
 
+fn attribute_of(fd: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Vec<u8>>, Errno> {
+    if crate::backing::is_private_xattr(name) {
+        return Ok(None);
+    }
+    let path = proc_path(fd);
+    let mut value = Vec::new();
+    loop {
+        // Most ask for an ACL that is not there, which needs no buffer.
+        match rustix::fs::getxattr_query(&path, name) {
+            Ok(length) => value.resize(length.max(1), 0),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
+            Err(errno) => return Err(errno),
+        }
+        match rustix::fs::getxattr(&path, name, &mut value[..]) {
+            Ok(length) => {
+                value.truncate(length);
+                return Ok(Some(value));
+            }
+            // It has grown meanwhile.
+            Err(Errno::RANGE) => {}
+            Err(Errno::NODATA) => return Ok(None),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
 /// Returns the extended attributes of an inode, the guard's own excluded.
 ///
 /// # Errors
@@ -558,5 +617,35 @@ mod tests {
         found.retain(|(name, _)| name.starts_with(b"user."));
         found.sort();
         assert_eq!(found, [(b"user.empty".to_vec(), Vec::new()), (b"user.one".to_vec(), b"1".to_vec())]);
+    }
+
+    use std::fs::File;
+
+    use rustix::fs::{XattrFlags, setxattr};
+
+    use super::*;
+
+    #[test]
+    fn extended_attributes_are_found_all_and_one_by_one_without_the_guards_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = File::create(&path).unwrap();
+        assert_eq!(list_attributes(file.as_fd()), Ok(Vec::new()));
+        match setxattr(&path, "user.colour", b"red", XattrFlags::empty()) {
+            Err(Errno::OPNOTSUPP) => {
+                eprintln!("SKIPPED: the filesystem of the temporary directory has no user attributes");
+                return;
+            }
+            result => result.unwrap(),
+        }
+        setxattr(&path, "user.empty", b"", XattrFlags::empty()).unwrap();
+        setxattr(&path, "user.wsguard.own", b"x", XattrFlags::empty()).unwrap();
+        let mut found = list_attributes(file.as_fd()).unwrap();
+        found.sort_unstable();
+        let expected = [(&b"user.colour"[..], &b"red"[..]), (b"user.empty", b"")];
+        assert_eq!(found, expected.map(|(name, value)| (name.to_vec(), value.to_vec())));
+        let one = |name: &str| attribute_of(file.as_fd(), OsStr::new(name)).unwrap();
+        assert_eq!((one("user.colour"), one("user.empty")), (Some(b"red".to_vec()), Some(Vec::new())));
+        assert_eq!((one("user.none"), one("user.wsguard.own")), (None, None));
     }
 }

@@ -13,7 +13,7 @@ use super::{LISTING_TTL, PAST_TTL};
 use crate::backing::{Stat, is_private_xattr};
 use crate::fs::{DirectoryEntry, Entry, GuardFs};
 use crate::inode::Inode;
-use crate::snapshot::{ArchiveError, Certainty, Named, PastEntry, View};
+use crate::snapshot::{ArchiveError, Certainty, Named, PastChild, PastEntry, View};
 
 /// The attribute with the label of the snapshot.
 const SNAPSHOT_ATTRIBUTE: &str = "user.wsguard.snapshot";
@@ -55,9 +55,9 @@ impl GuardFs {
             return self.find_snapshot(&parent, name);
         }
         let found = self.in_the_past(&parent, |_, view| {
-            let Some(named) = view.lookup(&parent.handle, name)? else { return Ok(None) };
-            let inode = child_of(&parent, &named);
-            Ok(Some((inode, self.stat_in(view, &inode)?)))
+            let Some(child) = view.child(&parent.handle, name)? else { return Ok(None) };
+            let attributes = child.attributes.ok_or(Errno::STALE)?;
+            Ok(Some((child_of(&parent, &child.named), self.stat_of_past(&attributes))))
         })?;
         match found {
             Some((inode, stat)) => self.past_entry(inode, stat, PAST_TTL),
@@ -109,9 +109,8 @@ impl GuardFs {
         } else if name == CERTAINTY_ATTRIBUTE {
             self.certainty_of(&inode)?.as_bytes().to_vec()
         } else {
-            let all = self.in_the_past(&inode, |_, view| view.extended_attributes(&inode.handle))?;
-            let found = all.into_iter().find(|(known, _)| known == name.as_bytes());
-            found.map(|(_, value)| value).ok_or(Errno::NODATA)?
+            let found = self.in_the_past(&inode, |_, view| view.extended_attribute(&inode.handle, name))?;
+            found.ok_or(Errno::NODATA)?
         };
         if !buffer.is_empty() {
             buffer.get_mut(..value.len()).ok_or(Errno::RANGE)?.copy_from_slice(&value);
@@ -232,35 +231,28 @@ impl GuardFs {
             return Ok(Vec::new());
         };
         self.in_the_past(dir, |_, view| {
-            let found = rest.iter().take(BATCH).zip(offset + 1..);
-            found.map(|(entry, next)| self.found_in(view, dir, entry, next, detail)).collect()
+            let entries = &rest[..rest.len().min(BATCH)];
+            let children = view.children(&dir.handle, entries)?;
+            let found = entries.iter().zip(children).zip(offset + 1..);
+            Ok(found.map(|((entry, child), next)| self.found(dir, entry, child, next, detail)).collect())
         })
     }
 
-    fn found_in(
+    fn found(
         &self,
-        view: &View<'_>,
         dir: &Inode,
         entry: &PastEntry,
+        child: Option<PastChild>,
         next_offset: u64,
         detail: Detail,
-    ) -> Result<Found, ArchiveError> {
-        let name = OsStr::from_bytes(&entry.name);
-        let named = match entry.named {
-            Some(named) => Some(named),
-            None => view.lookup(&dir.handle, name)?,
-        };
-        let inode = named.map(|named| child_of(dir, &named));
-        let stat = match (detail, inode) {
-            (Detail::Attributes, Some(inode)) => match self.stat_in(view, &inode) {
-                // It is lost: the name is shown, and looking at it says so.
-                Err(ArchiveError::Log(Errno::STALE)) => None,
-                stat => Some(stat?),
-            },
-            _ => None,
-        };
+    ) -> Found {
+        let inode = child.map(|child| child_of(dir, &child.named));
+        // Of what is lost the name is shown, and looking at it says so.
+        let attributes = child.and_then(|child| child.attributes).filter(|_| detail == Detail::Attributes);
+        let stat = attributes.map(|attributes| self.stat_of_past(&attributes));
         let file_type = inode.map_or(entry.file_type, |inode| inode.file_type);
-        Ok(Found { name: name.to_owned(), inode, stat, kind: (file_type >> 12) as u8, next_offset })
+        let name = OsStr::from_bytes(&entry.name).to_owned();
+        Found { name, inode, stat, kind: (file_type >> 12) as u8, next_offset }
     }
 
     /// Returns the names of a past directory in order. They never change, so that any request of a listing may use them.
