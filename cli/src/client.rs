@@ -17,10 +17,10 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use wsguard_api::{
-    API_PREFIX, ApiError, AuditList, CheckReport, CheckRequest, CleanPlan, DaemonStatus, ErrorCode,
-    DifferenceReport, EventList, Explanation, ForecastReport, LogReport, LogRequest, MountAllReport, MountRequest,
-    PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest, RetentionPreview, SnapshotChange,
-    SnapshotChanged, SnapshotList, SnapshotRequest, SnapshotTaken, SyncReport, SyncRequest, TopReport, UmountReport,
+    API_PREFIX, ApiError, AuditList, CheckReport, CheckRequest, CleanPlan, DaemonStatus, DifferenceReport,
+    ErrorCode, EventList, Explanation, ForecastReport, LogReport, LogRequest, MountAllReport, MountRequest,
+    PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest, RetentionPreview, SnapshotChange, SnapshotChanged,
+    SnapshotList, SnapshotRequest, SnapshotTaken, SyncReport, SyncRequest, TopReport, UmountReport,
     UpgradeAccepted, UpgradeRequest, UsageReport, VerifyReport, VerifyRequest, VersionReport, Workspace,
     WorkspaceList,
 };

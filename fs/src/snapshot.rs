@@ -32,8 +32,8 @@ mod view;
 pub(crate) use archive::{Archive, ArchiveError, Pin};
 pub(crate) use budget::Fullness;
 pub(crate) use catalog::{
-    Below, CatalogError, ContentRow, Deletion, Difference, Event, NameDifference, NamedVersions, Past, SnapshotRecord,
-    SnapshotSpace, SnapshotState, Then, Version,
+    Below, CatalogError, ContentRow, Deletion, Difference, Event, NameDifference, NamedVersions, Past,
+    SnapshotRecord, SnapshotSpace, SnapshotState, Then, Version,
 };
 pub(crate) use comparison::{DifferenceOf, compare};
 pub(crate) use history::{EpochEnded, History, HistoryError, Permit, Step};
@@ -45,7 +45,7 @@ pub(crate) use temporary::is_temporary;
 pub(crate) use touched::{Affected, Touched};
 pub(crate) use undo_log::LogPosition;
 pub(crate) use upkeep::{
-    Bounds, Collected, Damage, DamageKind, Evicted, Pace, Retained, Verified, collect, evict, hash_some, plan_now,
-    retain, scan, trash_due, verify,
+    Bounds, Collected, Damage, DamageKind, Evicted, Pace, Retained, Verified, collect, evict, hash_some,
+    plan_now, retain, scan, trash_due, verify,
 };
 pub(crate) use view::{Certainty, PastEntry, PastFile, View, list_attributes};

@@ -10,8 +10,9 @@ use std::{
 use harness::{Backing, Daemon, FsKind, GuardMount, Run, require, wait_for, wait_until};
 use serde::de::DeserializeOwned;
 use wsguard_api::{
-    DifferenceKind, DifferenceReport, Event, EventKind, EventList, HistoryState, HistoryStatus, RetentionPreview,
-    Snapshot, SnapshotList, SnapshotSafety, SnapshotTaken, VerifyReport, VersionCertainty, VersionReport,
+    DifferenceKind, DifferenceReport, Event, EventKind, EventList, HistoryState, HistoryStatus,
+    RetentionPreview, Snapshot, SnapshotList, SnapshotSafety, SnapshotTaken, VerifyReport, VersionCertainty,
+    VersionReport,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -52,7 +53,8 @@ fn wait_for_history(mount: &GuardMount) {
 }
 
 fn events(mount: &GuardMount, kind: EventKind) -> Vec<Event> {
-    let list: EventList = serde_json::from_str(&mount.daemon().cli(["events", "--json", "-n", "1000"]).ok()).unwrap();
+    let list: EventList =
+        serde_json::from_str(&mount.daemon().cli(["events", "--json", "-n", "1000"]).ok()).unwrap();
     list.events.into_iter().filter(|event| event.kind == kind).collect()
 }
 
@@ -82,7 +84,10 @@ fn a_snapshot_has_a_number_a_name_and_a_reason_to_be_kept() {
     assert!(second > first);
     let found = snapshots(&mount);
     assert_eq!(found.iter().map(|snapshot| snapshot.id).collect::<Vec<_>>(), [first, second]);
-    assert_eq!((found[0].name.as_deref(), found[0].note.as_deref()), (Some("paper"), Some("before the deadline")));
+    assert_eq!(
+        (found[0].name.as_deref(), found[0].note.as_deref()),
+        (Some("paper"), Some("before the deadline"))
+    );
     assert!(found[0].held && found[0].kept_because.contains(&"hold".to_owned()), "{:?}", found[0]);
     assert!(found[1].kept_because.contains(&"newest".to_owned()), "{:?}", found[1]);
     assert_eq!(found[1].reason, "manual");
@@ -214,7 +219,9 @@ fn snapshots_are_taken_by_themselves_while_something_changes_and_not_otherwise()
     let found = snapshots(&mount);
     assert_eq!(found.len(), 1, "one change, one snapshot: {found:?}");
     assert_eq!(found[0].reason, "auto");
-    wait_until("status to tell of it", PATIENCE, || status(&mount).last_automatic == Some(found[0].at.clone()));
+    wait_until("status to tell of it", PATIENCE, || {
+        status(&mount).last_automatic == Some(found[0].at.clone())
+    });
     assert_eq!(status(&mount).snapshots, 1);
 }
 
@@ -281,8 +288,7 @@ fn versions_of_a_file_are_found_when_it_is_there_deleted_and_renamed() {
     create(&mount, &[]);
     fs::rename(at("b"), at("c")).unwrap();
     let renamed: VersionReport = json(&mount, &["versions", "c"]);
-    let shown: Vec<_> =
-        renamed.items.iter().map(|version| (version.size, version.path.as_deref())).collect();
+    let shown: Vec<_> = renamed.items.iter().map(|version| (version.size, version.path.as_deref())).collect();
     assert!(shown.contains(&(Some(7), None)) && shown.contains(&(Some(6), Some("b"))), "{renamed:?}");
     run(&mount, &["versions", "never"]).output().expect_code(3);
 }
@@ -335,7 +341,10 @@ fn a_flipped_byte_is_found_marked_and_never_shown() {
     let degraded = snapshots(&mount).into_iter().find(|snapshot| snapshot.id == id).unwrap();
     assert_eq!(degraded.safety, SnapshotSafety::Degraded);
     let versions: VersionReport = json(&mount, &["versions", "a"]);
-    assert!(versions.items.iter().any(|version| version.certainty == VersionCertainty::Damaged), "{versions:?}");
+    assert!(
+        versions.items.iter().any(|version| version.certainty == VersionCertainty::Damaged),
+        "{versions:?}"
+    );
     fs::remove_file(&object).unwrap();
     run(&mount, &["verify"]).output().expect_code(11);
 }
@@ -440,7 +449,9 @@ fn a_full_disk_evicts_trash_and_lets_users_go_on() {
     require!(fuse, ext4);
     let mount = GuardMount::builder()
         .backing(Backing::Loop(FsKind::Ext4, 256 << 20))
-        .daemon(Daemon::builder().config("[snapshots]\nauto-seconds = 3600\n[quota]\nmin-free-mebibytes = 0\n"))
+        .daemon(
+            Daemon::builder().config("[snapshots]\nauto-seconds = 3600\n[quota]\nmin-free-mebibytes = 0\n"),
+        )
         .mount();
     wait_for_history(&mount);
     let free = |mount: &GuardMount| {

@@ -112,7 +112,9 @@ fn notes(preview: &RetentionPreview) -> Vec<String> {
         bytes(preview.frees_bytes),
         preview.zone
     )];
-    notes.extend(preview.trash_since.iter().map(|since| format!("the trash reaches back to {}", local_time(since))));
+    notes.extend(
+        preview.trash_since.iter().map(|since| format!("the trash reaches back to {}", local_time(since))),
+    );
     notes.extend(preview.paused.iter().map(|reason| format!("note: nothing is deleted for now: {reason}")));
     notes
 }
@@ -148,6 +150,9 @@ mod tests {
         let text = plain(&text(&preview, &view(Some(80))));
         assert_eq!(text.matches("2030-01-02").count(), 1, "{text}");
         assert!(text.contains("no") && text.contains("daily 2/14"), "{text}");
-        assert_eq!(notes(&preview), ["1 of 3 snapshots would go, which gives back 1.0 MiB; times of Europe/London"]);
+        assert_eq!(
+            notes(&preview),
+            ["1 of 3 snapshots would go, which gives back 1.0 MiB; times of Europe/London"]
+        );
     }
 }

@@ -125,5 +125,6 @@ fn kept_cell(snapshot: &Snapshot) -> Cell {
 fn is_snapshot(text: &str, snapshots: &[Snapshot]) -> bool {
     text == "now"
         || text.parse::<u32>().is_ok()
-        || (!Path::new(text).exists() && snapshots.iter().any(|snapshot| snapshot.name.as_deref() == Some(text)))
+        || (!Path::new(text).exists()
+            && snapshots.iter().any(|snapshot| snapshot.name.as_deref() == Some(text)))
 }

@@ -74,7 +74,8 @@ fn text(report: &VersionReport, view: &View) -> String {
         Column::Fixed("KNOWN"),
     ]);
     for version in &report.items {
-        let time = |time: &Option<String>, none: &str| time.as_deref().map_or_else(|| none.to_owned(), local_time);
+        let time =
+            |time: &Option<String>, none: &str| time.as_deref().map_or_else(|| none.to_owned(), local_time);
         table.row([
             Cell::new(time(&version.modified, "–")),
             Cell::new(time(&version.until, "now")),

@@ -1,6 +1,8 @@
 //! How a workspace's state, data path and the like read in tables and sentences; shared by the commands.
 
-use wsguard_api::{BackingInfo, ChangedOutside, Coherence, DataPath, HistoryState, Ownership, Workspace, WorkspaceState};
+use wsguard_api::{
+    BackingInfo, ChangedOutside, Coherence, DataPath, HistoryState, Ownership, Workspace, WorkspaceState,
+};
 
 use crate::output::{Cell, Tone, View, ago, bytes, count};
 
@@ -77,11 +79,9 @@ pub(super) fn since_cell(workspace: &Workspace, view: &View) -> Cell {
 pub(super) fn history_cell(workspace: &Workspace) -> Cell {
     let Some(history) = &workspace.history else { return Cell::toned(NOTHING, Tone::Faint) };
     match history.state {
-        HistoryState::On => Cell::new(format!(
-            "{}, {}",
-            count(history.snapshots, "snapshot"),
-            bytes(history.stored_bytes)
-        )),
+        HistoryState::On => {
+            Cell::new(format!("{}, {}", count(history.snapshots, "snapshot"), bytes(history.stored_bytes)))
+        }
         HistoryState::Starting => Cell::toned("starting", Tone::Faint),
         HistoryState::Off { .. } => Cell::toned("off", Tone::Warning),
     }

@@ -61,9 +61,10 @@ pub use quota::{
     QuotaHit, QuotaMode, QuotaPlan, QuotaReport, QuotaRequest, QuotaRow, QuotaState, ScopeRef, Usage,
 };
 pub use snapshot::{
-    DamagedObject, DifferenceKind, DifferenceReport, FileVersion, HistoryState, HistoryStatus, RetentionPreview,
-    RetentionRow, Snapshot, SnapshotAction, SnapshotChange, SnapshotChanged, SnapshotDifference, SnapshotList,
-    SnapshotRequest, SnapshotSafety, SnapshotTaken, VerifyReport, VerifyRequest, VersionCertainty, VersionReport,
+    DamagedObject, DifferenceKind, DifferenceReport, FileVersion, HistoryState, HistoryStatus,
+    RetentionPreview, RetentionRow, Snapshot, SnapshotAction, SnapshotChange, SnapshotChanged,
+    SnapshotDifference, SnapshotList, SnapshotRequest, SnapshotSafety, SnapshotTaken, VerifyReport,
+    VerifyRequest, VersionCertainty, VersionReport,
 };
 pub use upgrade::{Program, UpgradeAccepted, UpgradeEvent, UpgradeOutcome, UpgradeRequest};
 pub use usage::{

@@ -68,10 +68,7 @@ impl SnapshotSettings {
     /// Returns the time zone whose hours and days count.
     pub(crate) fn time_zone(&self) -> TimeZone {
         // It was there when the settings were read.
-        self.zone
-            .as_deref()
-            .and_then(|name| TimeZone::get(name).ok())
-            .unwrap_or_else(TimeZone::system)
+        self.zone.as_deref().and_then(|name| TimeZone::get(name).ok()).unwrap_or_else(TimeZone::system)
     }
 }
 
@@ -96,8 +93,7 @@ pub(super) fn resolve(table: SnapshotsTable, lines: &Lines<'_>) -> Result<Snapsh
         .or(table.store)
         .map(|path| absolute("store", path, lines))
         .transpose()?;
-    let auto_seconds =
-        within("auto-seconds", table.auto_seconds, DEFAULT_AUTO_SECONDS, AUTO_SECONDS, lines)?;
+    let auto_seconds = within("auto-seconds", table.auto_seconds, DEFAULT_AUTO_SECONDS, AUTO_SECONDS, lines)?;
     let percent =
         within("budget-percent", table.budget_percent, DEFAULT_BUDGET_PERCENT, BUDGET_PERCENT, lines)?;
     if let (Some(mebibytes), Some(_)) = (table.budget_mebibytes, table.budget_percent) {

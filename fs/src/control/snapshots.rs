@@ -23,8 +23,8 @@ use crate::error_chain::one_line;
 use crate::fs::GuardFs;
 use crate::snapshot::{
     Actor, Archive, ArchiveError, Bounds, ClockFault, DamageKind, DifferenceOf, Epoch, Places, RetentionPlan,
-    Sequence, SnapshotNote, SnapshotReason, SnapshotRecord, SnapshotState, View, compare, plan_now, trash_due,
-    verify,
+    Sequence, SnapshotNote, SnapshotReason, SnapshotRecord, SnapshotState, View, compare, plan_now,
+    trash_due, verify,
 };
 use crate::workspaces::{Place, Viewer, make_durable, shown_time};
 
@@ -75,9 +75,10 @@ impl Subject {
     pub(super) fn find(shared: &Shared, viewer: Viewer, path: &Path) -> Result<Self, ApiError> {
         let place = shared.registry.place_of(checked(path)?, viewer)?;
         let guard = shared.registry.guard(&place.id, viewer).map_err(|error| match error.code {
-            ErrorCode::Conflict => {
-                ApiError { hint: Some(format!("mount it with `wsguard mount {}`", place.mount_point.display())), ..error }
-            }
+            ErrorCode::Conflict => ApiError {
+                hint: Some(format!("mount it with `wsguard mount {}`", place.mount_point.display())),
+                ..error
+            },
             _ => error,
         })?;
         let session = guard.mounted.session();
@@ -102,7 +103,8 @@ impl Subject {
 
     fn bounds(&self, shared: &Shared) -> Result<Bounds, ApiError> {
         shared.registry.history().bounds().ok_or_else(|| {
-            ApiError::new(ErrorCode::Unavailable, "the daemon is still starting").with_hint("try again in a moment")
+            ApiError::new(ErrorCode::Unavailable, "the daemon is still starting")
+                .with_hint("try again in a moment")
         })
     }
 }
@@ -168,7 +170,8 @@ fn create(
     }
     let subject = Subject::find(shared, viewer, &request.path)?;
     if let Some(name) = request.name.as_deref() {
-        let snapshots = subject.archive.read().and_then(|past| Ok(past.snapshots()?)).map_err(|e| failed(&e))?;
+        let snapshots =
+            subject.archive.read().and_then(|past| Ok(past.snapshots()?)).map_err(|e| failed(&e))?;
         if let Some(taken) = snapshots.iter().find(|snapshot| snapshot.name.as_deref() == Some(name)) {
             return Err(ApiError::new(
                 ErrorCode::Conflict,
@@ -205,7 +208,10 @@ fn check_text(what: &str, text: Option<&str>, longest: usize) -> Result<(), ApiE
     if text.is_empty() || text.len() > longest || text.chars().any(char::is_control) {
         return Err(ApiError::new(
             ErrorCode::InvalidRequest,
-            format!("a snapshot's {what} has 1 to {longest} bytes without control characters, not {}", text.len()),
+            format!(
+                "a snapshot's {what} has 1 to {longest} bytes without control characters, not {}",
+                text.len()
+            ),
         ));
     }
     Ok(())
@@ -362,7 +368,11 @@ async fn get_difference(
     Ok(Json(look_up("the comparison of snapshots", answer).await?))
 }
 
-fn difference(shared: &Shared, viewer: Viewer, query: &DifferenceQuery) -> Result<DifferenceReport, ApiError> {
+fn difference(
+    shared: &Shared,
+    viewer: Viewer,
+    query: &DifferenceQuery,
+) -> Result<DifferenceReport, ApiError> {
     let subject = Subject::find(shared, viewer, &query.path)?;
     let earlier = subject.snapshot(&query.earlier)?;
     let later = query.later.as_deref().map(|later| subject.snapshot(later)).transpose()?;
@@ -371,7 +381,11 @@ fn difference(shared: &Shared, viewer: Viewer, query: &DifferenceQuery) -> Resul
     if first > last {
         return Err(ApiError::new(
             ErrorCode::InvalidRequest,
-            format!("snapshot {} is later than {}", query.earlier, query.later.as_deref().unwrap_or_default()),
+            format!(
+                "snapshot {} is later than {}",
+                query.earlier,
+                query.later.as_deref().unwrap_or_default()
+            ),
         )
         .with_hint("give the earlier one first"));
     }
@@ -395,7 +409,9 @@ fn difference(shared: &Shared, viewer: Viewer, query: &DifferenceQuery) -> Resul
     };
     let Some(found) = look().map_err(|error| failed(&error))? else {
         let message = format!("{} is in neither of the two", query.path.display());
-        return Err(ApiError::new(ErrorCode::NotFound, message).with_hint("give a path that was in one of them"));
+        return Err(
+            ApiError::new(ErrorCode::NotFound, message).with_hint("give a path that was in one of them")
+        );
     };
     let left_out = found.len().saturating_sub(MOST_DIFFERENCES) as u64;
     let item = |(path, kind, is_directory): (PathBuf, DifferenceOf, bool)| {
@@ -529,4 +545,3 @@ fn check(shared: &Shared, viewer: Viewer, request: &VerifyRequest) -> Result<Ver
         damaged,
     })
 }
-

@@ -237,9 +237,7 @@ impl<'a> Search<'a> {
                 Ok(Some((Some((size, modified_ns)), certainty)))
             }
             // Let go meanwhile, or nothing was kept of it: temporary files.
-            Err(ArchiveError::NotKept | ArchiveError::Log(rustix::io::Errno::STALE)) => {
-                Ok(None)
-            }
+            Err(ArchiveError::NotKept | ArchiveError::Log(rustix::io::Errno::STALE)) => Ok(None),
             Err(error) => Err(error),
         }
     }

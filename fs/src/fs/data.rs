@@ -274,7 +274,11 @@ impl GuardFs {
         let allocate = || {
             let allocated = self.with_room(|| {
                 self.reclaim.retry_when_full(|| {
-                    if self.may_keep_privilege(&open_file) { identity::with_fsetid(allocate) } else { allocate() }
+                    if self.may_keep_privilege(&open_file) {
+                        identity::with_fsetid(allocate)
+                    } else {
+                        allocate()
+                    }
                 })
             });
             // Also when it failed: it may have come halfway before the filesystem was full.

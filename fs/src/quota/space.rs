@@ -138,7 +138,8 @@ fn room(chain: &[std::sync::Arc<Scope>], dimension: Dimension, reclaimable: u64,
         // Trash is nobody's use, so giving it back helps against a full disk only.
         available = available.min(left(limit.large, 0)).min(left(caps.of(FileClass::Large), reclaimable));
         if limit.small != UNLIMITED {
-            let own = Room { total: limit.small, free: left(limit.small, 0), available: left(limit.large, 0) };
+            let own =
+                Room { total: limit.small, free: left(limit.small, 0), available: left(limit.large, 0) };
             if tightest.as_ref().is_none_or(|other| own.available < other.available) {
                 tightest = Some(own);
             }

@@ -313,7 +313,7 @@ impl History {
         since.filter(|_| !self.store.can_clone())
     }
 
-    /// Somebody changed the names in a directory below the mount. Noted once an epoch for each directory, and for the
+    /// Somebody changed a file, or the names in a directory, below the mount. Noted once an epoch for each directory, and for the
     /// root alone where they are too many.
     pub(crate) fn changed_outside(&self, dir: FileHandle) {
         let entered = self.epochs.enter();

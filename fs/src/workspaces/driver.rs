@@ -470,7 +470,11 @@ impl Driver {
                 accounting: None,
                 assumed: self.registry.quota().upper_bound(&record.id),
             }),
-            history: self.config.snapshots.is_enabled.then(|| HistoryPlan { store: self.config.snapshots.store.clone() }),
+            history: self
+                .config
+                .snapshots
+                .is_enabled
+                .then(|| HistoryPlan { store: self.config.snapshots.store.clone() }),
             tracker: self.recorder.tracker(&record.id),
             pages: pages::source(&self.registry, &self.recorder, &record.id, Some(ProjectView::of(record))),
             expected: record
@@ -492,10 +496,16 @@ impl Driver {
         let since = record.unwatched_since().filter(|_| is_same);
         let search = since.and_then(|since| {
             let window = Unwatched { since, until: mounted.mounted_at() };
+            let history = mounted.session().history().ok();
+            let tell = Box::new(move |inode| {
+                if let Some(history) = &history {
+                    history.changed_outside(inode);
+                }
+            });
             match mounted
                 .plain_directory()
                 .map_err(std::io::Error::from)
-                .and_then(|root: OwnedFd| OutsideSearch::start(&record.name, root, window))
+                .and_then(|root: OwnedFd| OutsideSearch::start(&record.name, root, window, tell))
             {
                 Ok(search) => Some(search),
                 Err(error) => {

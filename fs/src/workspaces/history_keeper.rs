@@ -24,9 +24,9 @@ use super::registry::Registry;
 use crate::config::{Budget, SnapshotSettings};
 use crate::error_chain::one_line;
 use crate::events::{Concerned, EventLog};
+use crate::fs::GuardFs;
 use crate::mounting::Mounted;
 use crate::quota::HostSpace;
-use crate::fs::GuardFs;
 use crate::snapshot::{Actor, Archive, Bounds, EpochEnded, Fullness, History, SnapshotNote, SnapshotReason};
 use crate::sys::priority;
 

@@ -12,8 +12,8 @@ use wsguard_api::{
     ApiError, ErrorCode, EventKind, MountUser, SCHEMA_VERSION, ShutdownReport, UmountReport, Workspace,
 };
 
-use super::history_keeper;
 use super::driver::{Driver, Lingering, catalog_error};
+use super::history_keeper;
 use super::jobs::AfterUnmount;
 use super::registry::{Standing, last_watched_moment};
 use crate::catalog::{WantedState, WorkspaceRecord};

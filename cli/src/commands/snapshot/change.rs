@@ -84,8 +84,11 @@ pub(super) fn remove(
     }
     if !args.yes {
         if printer.format() == Format::Json || !std::io::stdin().is_terminal() {
-            return Err(CliError::new(ErrorCode::InvalidRequest, "nobody can be asked before snapshots are deleted")
-                .with_hint("look at the plan with --dry-run, then run it with --yes"));
+            return Err(CliError::new(
+                ErrorCode::InvalidRequest,
+                "nobody can be asked before snapshots are deleted",
+            )
+            .with_hint("look at the plan with --dry-run, then run it with --yes"));
         }
         if !is_confirmed(&plan)? {
             printer.note("nothing was deleted");

@@ -56,7 +56,9 @@ pub(super) fn run(
     let taken = Client::new(settings.socket()?)?.take_snapshot(&request)?;
     match printer.format() {
         Format::Json => printer.json(&taken)?,
-        Format::Text if printer.verbosity() == Verbosity::Quiet => printer.data(&format!("{}\n", taken.id))?,
+        Format::Text if printer.verbosity() == Verbosity::Quiet => {
+            printer.data(&format!("{}\n", taken.id))?
+        }
         Format::Text => {
             let name = args.name.as_deref().map_or_else(String::new, |name| format!(" ({name})"));
             printer.data(&format!("snapshot {}{name} of {} taken\n", taken.id, taken.workspace))?;

@@ -38,7 +38,11 @@ pub struct DiffArgs {
     pub rest: Vec<String>,
 }
 
-pub(super) fn run(args: &DiffArgs, settings: &Settings, printer: &mut Printer) -> Result<ExitStatus, CliError> {
+pub(super) fn run(
+    args: &DiffArgs,
+    settings: &Settings,
+    printer: &mut Printer,
+) -> Result<ExitStatus, CliError> {
     let client = Client::new(settings.socket()?)?.with_limit(LIMIT);
     let (later, path) = match args.rest.as_slice() {
         [] => (None, PathBuf::from(".")),
@@ -88,7 +92,8 @@ fn line(item: &SnapshotDifference) -> String {
 fn summary(report: &DifferenceReport, _view: &View) -> String {
     let later = report.later.map_or_else(|| "now".to_owned(), |later| later.to_string());
     let total = report.items.len() as u64 + report.left_out;
-    let more = if report.left_out > 0 { format!(", {} of them not shown", report.left_out) } else { String::new() };
+    let more =
+        if report.left_out > 0 { format!(", {} of them not shown", report.left_out) } else { String::new() };
     format!(
         "{}: {} between {} and {later}{more}",
         printable(&report.workspace),

@@ -26,7 +26,11 @@ pub struct ShowArgs {
     pub of: OfWorkspace,
 }
 
-pub(super) fn run(args: &ShowArgs, settings: &Settings, printer: &mut Printer) -> Result<ExitStatus, CliError> {
+pub(super) fn run(
+    args: &ShowArgs,
+    settings: &Settings,
+    printer: &mut Printer,
+) -> Result<ExitStatus, CliError> {
     let list = Client::new(settings.socket()?)?.snapshots(&args.of.path()?)?;
     let snapshot = find(&list, &args.id)?;
     match printer.format() {

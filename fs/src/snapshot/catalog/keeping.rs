@@ -103,7 +103,8 @@ impl Past {
     pub(crate) fn last_named(&self, parent: &FileHandle, name: &[u8]) -> Result<Option<Named>, CatalogError> {
         let sql = "SELECT before, file_type FROM name
                    WHERE parent = ?1 AND name = ?2 AND before IS NOT NULL ORDER BY at DESC LIMIT 1";
-        let found = self.row("look for a former name", sql, params![parent, name], |row| columns::named(row, 0))?;
+        let found =
+            self.row("look for a former name", sql, params![parent, name], |row| columns::named(row, 0))?;
         Ok(found.flatten())
     }
 
@@ -140,9 +141,10 @@ impl Catalog {
         let kept = self.past.kept()?;
         let rows = self.past.content_of(&row.inode)?;
         let since = lifetimes::since(&rows, &self.past.lifetime_of(&rows)?);
-        let place = rows.iter().zip(since).find(|(known, _)| {
-            (known.at, known.span, known.object) == (row.at, row.span, row.object)
-        });
+        let place = rows
+            .iter()
+            .zip(since)
+            .find(|(known, _)| (known.at, known.span, known.object) == (row.at, row.span, row.object));
         let Some((known, since)) = place else { return Ok(Vec::new()) };
         let moments = kept.moments().get(kept.within(since, known.at)).unwrap_or_default();
         let epochs: Vec<Epoch> = moments.iter().map(|moment| moment.epoch()).collect();

@@ -96,7 +96,10 @@ impl Past {
     }
 
     /// Calls `see` with every row of content and the moment since which it was so.
-    pub(super) fn each_lifetime(&self, mut see: impl FnMut(&ContentRow, Sequence)) -> Result<(), CatalogError> {
+    pub(super) fn each_lifetime(
+        &self,
+        mut see: impl FnMut(&ContentRow, Sequence),
+    ) -> Result<(), CatalogError> {
         self.consistent(|| {
             let mut after = None;
             loop {

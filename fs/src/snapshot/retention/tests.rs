@@ -315,7 +315,7 @@ proptest! {
                 let first = snapshots.iter().find(same).unwrap();
                 buckets.entry(first.time).or_default().push(snapshot);
             }
-            for bucket in buckets.values().rev().take(policy.count(period) as usize) {
+            for bucket in buckets.values().rev().take(period.count(&policy) as usize) {
                 let newest = bucket.iter().rev().find(|snapshot| snapshot.is_complete());
                 let newest = newest.or(bucket.last()).unwrap();
                 prop_assert!(kept.contains(&newest.id.0), "{period:?}");

@@ -64,11 +64,8 @@ pub(crate) fn evict(
             _ => Rank::Protected,
         }
     };
-    let evictable: Vec<Evictable> = moments
-        .moments()
-        .iter()
-        .map(|moment| Evictable { id: moment.epoch(), rank: rank(moment) })
-        .collect();
+    let evictable: Vec<Evictable> =
+        moments.moments().iter().map(|moment| Evictable { id: moment.epoch(), rank: rank(moment) }).collect();
     let end = past.last_ended_epoch()?.map_or(Sequence::ZERO, Epoch::end);
     let plan = budget::plan(excess, &evictable, &holdings, kept.window_start(), end);
     drop(past);

@@ -132,7 +132,9 @@ impl Service {
         let shared = self.shared.clone();
         let duty = self.duty(subject);
         duty.failed_at = None;
-        if !duty.is_scanned && let Some(aside) = archive.set_aside() {
+        if !duty.is_scanned
+            && let Some(aside) = archive.set_aside()
+        {
             let message = format!(
                 "the history catalog was damaged and was made again from what is left of the log; what older \
                  snapshots showed is lost, the files are untouched; the old catalog is {}",
@@ -258,7 +260,9 @@ impl Round<'_> {
         self.duty.synced = Some((Instant::now(), last));
         match self.archive.trim_log() {
             Ok(()) => {}
-            Err(error) => debug!(workspace = %self.subject.id, error = %one_line(&error), "history log is not trimmed"),
+            Err(error) => {
+                debug!(workspace = %self.subject.id, error = %one_line(&error), "history log is not trimmed")
+            }
         }
         Ok(())
     }

@@ -105,8 +105,7 @@ impl Watch {
         }
         let Ok(record) = self.shared.registry.record(id) else { return };
         let message = format!("nothing that is deleted or overwritten is kept: {reason}");
-        let concerned =
-            crate::events::Concerned { name: Some(&record.name), owner_uid: record.owner_uid };
+        let concerned = crate::events::Concerned { name: Some(&record.name), owner_uid: record.owner_uid };
         let now = jiff::Timestamp::now();
         self.shared.events.tell_of(now, EventKind::HistoryOff, Some(concerned), &message);
         self.shared.registry.notices().post(id, &now.to_string(), &message);
@@ -142,7 +141,6 @@ impl Care {
             not_before: None,
         }
     }
-
 }
 
 /// Finds out when many files go at once.
