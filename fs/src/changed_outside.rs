@@ -20,6 +20,8 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 use wsguard_api::ChangedOutside;
 
+use crate::sys::handle::{FileHandle, handle_at, handle_of};
+
 /// Changed entries that are named; the others are counted.
 const SAMPLE: usize = 20;
 
@@ -40,6 +42,9 @@ impl Unwatched {
     }
 }
 
+/// Is told of every file and directory that was found, for the history of the workspace.
+pub(crate) type Told = Box<dyn Fn(FileHandle) + Send>;
+
 /// A walk that runs or has run.
 #[derive(Debug)]
 pub(crate) struct OutsideSearch {
@@ -53,7 +58,7 @@ impl OutsideSearch {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(crate) fn start(name: &str, root: OwnedFd, window: Unwatched) -> std::io::Result<Self> {
+    pub(crate) fn start(name: &str, root: OwnedFd, window: Unwatched, tell: Told) -> std::io::Result<Self> {
         let found = Arc::new(Mutex::new(ChangedOutside {
             since: window.since.to_string(),
             entries: 0,
@@ -66,7 +71,7 @@ impl OutsideSearch {
             if let Err(errno) = rustix::process::setpriority_process(None, NICENESS) {
                 warn!(errno = errno.raw_os_error(), "search for outside changes runs at normal priority");
             }
-            walk(&root, window, &shared, &stopped);
+            walk(&root, &Search { window, found: &shared, tell: &tell }, &stopped);
             report(&name, &mut shared.lock());
         })?;
         Ok(Self { found, stop, thread: Some(thread) })
@@ -102,15 +107,15 @@ fn report(name: &str, found: &mut ChangedOutside) {
 
 /// Visits every directory below `root`, each opened from `root` again: a tree of any depth costs one open
 /// directory, and a directory that is moved meanwhile is at worst seen twice or not at all.
-fn walk(root: &OwnedFd, window: Unwatched, found: &Mutex<ChangedOutside>, stop: &AtomicBool) {
+fn walk(root: &OwnedFd, search: &Search<'_>, stop: &AtomicBool) {
     let Ok(device) = rustix::fs::fstat(root).map(|stat| stat.st_dev) else { return };
-    check(root, Path::new("."), window, found);
+    search.check(root);
     let mut pending = vec![PathBuf::from(".")];
     while let Some(directory) = pending.pop() {
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let listed = list(root, &directory, device, window, found, &mut pending);
+        let listed = list(root, &directory, device, search, &mut pending);
         match listed {
             Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
             Err(errno) => {
@@ -120,11 +125,25 @@ fn walk(root: &OwnedFd, window: Unwatched, found: &Mutex<ChangedOutside>, stop: 
     }
 }
 
-fn check(root: &OwnedFd, path: &Path, window: Unwatched, found: &Mutex<ChangedOutside>) {
-    if let Ok(stat) = rustix::fs::statx(root, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::CTIME)
-        && window.contains(stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec)
-    {
-        add(path, found);
+/// What is looked for, and where it goes.
+struct Search<'a> {
+    window: Unwatched,
+    found: &'a Mutex<ChangedOutside>,
+    tell: &'a Told,
+}
+
+impl Search<'_> {
+    fn check(&self, root: &OwnedFd) {
+        let flags = AtFlags::EMPTY_PATH;
+        if let Ok(stat) = rustix::fs::statx(root, "", flags, StatxFlags::CTIME)
+            && self.window.contains(stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec)
+        {
+            add(Path::new("."), self.found);
+            match handle_of(root.as_fd()) {
+                Ok(handle) => (self.tell)(handle),
+                Err(errno) => warn!(%errno, "history is not told that the workspace was changed outside"),
+            }
+        }
     }
 }
 
@@ -143,8 +162,7 @@ fn list(
     root: &OwnedFd,
     directory: &Path,
     device: u64,
-    window: Unwatched,
-    found: &Mutex<ChangedOutside>,
+    search: &Search<'_>,
     pending: &mut Vec<PathBuf>,
 ) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOATIME;
@@ -162,8 +180,12 @@ fn list(
             continue;
         };
         let path = directory.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
-        if window.contains(stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec) {
-            add(&path, found);
+        if search.window.contains(stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec) {
+            add(&path, search.found);
+            // Deleted or moved meanwhile: its directory was found as well.
+            if let Ok(handle) = handle_at(fd.as_fd(), std::ffi::OsStr::from_bytes(name.to_bytes())) {
+                (search.tell)(handle);
+            }
         }
         let is_directory = rustix::fs::FileType::from_raw_mode(u32::from(stat.stx_mode)).is_dir();
         if is_directory && rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor) == device {
@@ -179,9 +201,15 @@ mod tests {
 
     fn search(dir: &Path, since: Timestamp, until: Timestamp) -> Option<ChangedOutside> {
         let root = OwnedFd::from(std::fs::File::open(dir).unwrap());
-        let mut search = OutsideSearch::start("p", root, Unwatched { since, until }).unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let all = told.clone();
+        let tell = Box::new(move |handle| all.lock().push(handle));
+        let mut search = OutsideSearch::start("p", root, Unwatched { since, until }, tell).unwrap();
         search.thread.take().unwrap().join().unwrap();
-        search.result()
+        let result = search.result();
+        let found = result.as_ref().map_or(0, |found| found.entries);
+        assert_eq!(told.lock().len() as u64, found, "history is told of each");
+        result
     }
 
     #[test]

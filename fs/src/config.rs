@@ -557,6 +557,33 @@ mod tests {
     }
 
     #[test]
+    fn snapshots_have_defaults_and_ranges() {
+        let snapshots = load("").unwrap().snapshots;
+        assert_eq!((snapshots.auto_interval, snapshots.keep_free_percent), (Duration::from_secs(60), 10));
+        assert_eq!(snapshots.budget.bytes(1 << 40), (1 << 40) / 100 * 20);
+        assert_eq!(snapshots.budget.bytes(1 << 30), 5 << 30, "5 GiB at least");
+        let text = "[snapshots]\nauto-seconds = 5\nbudget-mebibytes = 7\nzone = \"UTC\"\n\
+                    [snapshots.retention]\ndaily = 3\n";
+        let snapshots = load(text).unwrap().snapshots;
+        assert_eq!(
+            (snapshots.auto_interval, snapshots.budget),
+            (Duration::from_secs(5), Budget::Bytes(7 << 20))
+        );
+        assert_eq!((snapshots.retention.daily, snapshots.retention.hourly), (3, 24));
+        for wrong in [
+            "auto-seconds = 0",
+            "budget-percent = 81",
+            "budget-percent = 5\nbudget-mebibytes = 5",
+            "keep-free-percent = 0",
+            "zone = \"Nowhere/Land\"",
+            "[snapshots.retention]\ndaily = 200000",
+            "[snapshots.retention]\ndayly = 2",
+        ] {
+            load(&format!("[snapshots]\n{wrong}\n")).expect_err(wrong);
+        }
+    }
+
+    #[test]
     fn every_key_is_read() {
         let config = load(
             "[daemon]\nstate-dir = \"/s\"\nruntime-dir = \"/r/\"\nwatchdog-seconds = 0\nupgrade-seconds = 9\n[workspaces]\nroots = [\"/home/*/workspace/*\"]\n\

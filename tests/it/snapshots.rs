@@ -193,6 +193,19 @@ fn a_snapshot_that_is_deleted_gives_back_what_only_it_needs() {
 }
 
 #[test]
+fn a_file_that_was_made_just_before_a_snapshot_is_in_it() {
+    require!(fuse);
+    let mount = quiet();
+    for round in 1..=30 {
+        let path = mount.path().join(format!("f{round}"));
+        fs::write(&path, "x").unwrap();
+        create(&mount, &[]);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(objects(&mount).len(), round);
+    }
+}
+
+#[test]
 fn snapshots_are_taken_by_themselves_while_something_changes_and_not_otherwise() {
     require!(fuse);
     let mount =
@@ -376,6 +389,11 @@ fn a_damaged_catalog_is_set_aside_and_made_again_from_the_log() {
         wait_for_history(&mount);
         fs::write(mount.path().join("a"), "one").unwrap();
         let id = create(&mount, &["--name", "kept"]);
+        wait_until("the snapshot to be durable", PATIENCE, || {
+            snapshots(&mount).iter().all(|snapshot| snapshot.safety == SnapshotSafety::Durable)
+        });
+        // Then the catalog is written back as well.
+        std::thread::sleep(Duration::from_secs(1));
         mount.daemon_mut().kill_all();
         let catalog = store(&mount).join("catalog.sqlite");
         let bytes = fs::read(&catalog).unwrap();
@@ -440,20 +458,20 @@ fn a_full_disk_evicts_trash_and_lets_users_go_on() {
         let stat = rustix::fs::statvfs(mount.backing().path()).unwrap();
         stat.f_bavail * stat.f_frsize
     };
-    let size = 20 << 20;
-    // Three times what the disk holds goes through it.
-    for round in 0..30 {
+    let size = 60 << 20;
+    // Twice what the disk holds goes through it. What is deleted within two seconds is not kept.
+    for round in 0..9 {
         let path = mount.path().join(format!("f{round}"));
         fs::write(&path, vec![round as u8; size]).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        std::thread::sleep(Duration::from_millis(2_200));
         fs::remove_file(&path).unwrap_or_else(|error| panic!("round {round}: {error}"));
-        std::thread::sleep(Duration::from_millis(300));
     }
     let told = wait_for("an event", PATIENCE, || events(&mount, EventKind::HistoryEvicted).pop());
     assert!(told.message.contains("gave up"), "{told:?}");
     wait_until("a tenth of the disk to be free", PATIENCE, || free(&mount) > 20 << 20);
     assert!(fs::read_to_string(mount.path().join(".wsguard/notices")).unwrap().contains("gave up"));
     // Old trash went, the newest is there.
-    let newest: VersionReport = json(&mount, &["versions", "f29"]);
+    let newest: VersionReport = json(&mount, &["versions", "f8"]);
     assert_eq!(newest.items[0].size, Some(size as u64));
     run(&mount, &["versions", "f0"]).output().expect_code(3);
 }

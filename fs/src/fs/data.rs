@@ -175,7 +175,7 @@ impl GuardFs {
         origin: WriteOrigin,
         how: WriteMode,
     ) -> Result<(usize, i64), Errno> {
-        let write = |data: &[u8]| {
+        let write_preserved = |data: &[u8]| {
             let affected = Affected::Range { offset, length: data.len() as u64 };
             let _permit = self.before_bytes(open_file, caller, Cause::Write, affected)?;
             if how.durability != Durability::Later || open_file.is_synchronous() {
@@ -183,13 +183,14 @@ impl GuardFs {
             }
             self.reclaim.retry_when_full(|| self.write_now(open_file, offset, data, origin, how))
         };
+        // The permit is given back before room is made, so that the epoch can end.
+        let write = |data: &[u8]| self.with_room(|| write_preserved(data));
         let Some(charging) = &self.charging else { return write(data).map(|written| (written, 0)) };
         let file = open_file.file(self)?;
         let charge = open_file.charge(charging);
         // With O_APPEND the backing decides where: at its own end, which `offset` was a moment ago.
-        let admitted = self.retry_when_over(|| {
-            charging.admit_write(open_file.node, charge, file.as_fd(), offset, data.len())
-        })?;
+        let admit = || charging.admit_write(open_file.node, charge, file.as_fd(), offset, data.len());
+        let admitted = self.with_room(|| self.retry_when_over(admit))?;
         let written = write(data.get(..admitted.length).unwrap_or(data));
         fail_point::reach(Stage::Effect);
         let delta = charging.settle_write(
@@ -273,8 +274,14 @@ impl GuardFs {
         let allocate = || rustix::fs::fallocate(&file, mode, offset, length);
         // Where the bits have to go, the kernel has said so in a request of its own (`file_modified`).
         let allocate = || {
-            let allocated = self.reclaim.retry_when_full(|| {
-                if self.may_keep_privilege(&open_file) { identity::with_fsetid(allocate) } else { allocate() }
+            let allocated = self.with_room(|| {
+                self.reclaim.retry_when_full(|| {
+                    if self.may_keep_privilege(&open_file) {
+                        identity::with_fsetid(allocate)
+                    } else {
+                        allocate()
+                    }
+                })
             });
             // Also when it failed: it may have come halfway before the filesystem was full.
             self.changed(open_file.node);
@@ -388,8 +395,8 @@ impl GuardFs {
         }
         let affected = Affected::Range { offset: to.1, length: length.min(MAX_COPY_BYTES) };
         let _permit = self.before_bytes(&target, caller, Cause::Write, affected)?;
-        let copy =
-            |length| self.reclaim.retry_when_full(|| self.copy_now(&source, &target, (from.1, to.1), length));
+        let copy_once = |length| self.copy_now(&source, &target, (from.1, to.1), length);
+        let copy = |length| self.with_room(|| self.reclaim.retry_when_full(|| copy_once(length)));
         let Some(charging) = &self.charging else { return copy(length) };
         // Only what there is to copy is reserved.
         let length =

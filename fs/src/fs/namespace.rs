@@ -442,7 +442,8 @@ impl GuardFs {
         identity::assume(self.creator(caller, umask))?;
         let mut names = self.begin_names();
         let inode = names.as_mut().map(Names::admit_inode).transpose()?;
-        self.reclaim.retry_when_full(|| self.mutate_name(parent, name, || create(borrow(&dir))))?;
+        let create = || self.mutate_name(parent, name, || create(borrow(&dir)));
+        self.with_room(|| self.reclaim.retry_when_full(create))?;
         let entry = self.entry_at(borrow(&dir), name)?;
         if let (Some(names), Some(inode), Some(charging)) = (&names, inode, &self.charging) {
             self.end_outlived_namesake(names, charging, entry.node);

@@ -263,9 +263,8 @@ impl GuardFs {
         let inode = names.as_mut().map(Names::admit_inode).transpose()?;
         self.own_mutations.expect(self.directory_key(parent), name);
         // A setgid bit that is still in `mode` here is one that the caller may set (`vfs_prepare_mode`).
-        let created = self.reclaim.retry_when_full(|| {
-            if mode & libc::S_ISGID != 0 { identity::with_fsetid(create) } else { create() }
-        });
+        let create = || if mode & libc::S_ISGID != 0 { identity::with_fsetid(create) } else { create() };
+        let created = self.with_room(|| self.reclaim.retry_when_full(create));
         let opened = match created {
             Ok(opened) => opened,
             Err(errno) => {

@@ -183,6 +183,20 @@ impl GuardFs {
         }
     }
 
+    /// Runs an operation that a user asked for, and once more if the disk was full and history could give something up.
+    /// While the caller takes part in an epoch, what was done in that epoch cannot be given up.
+    ///
+    /// # Errors
+    /// As the operation.
+    pub(super) fn with_room<T>(&self, operation: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+        match operation() {
+            Err(Errno::NOSPC) if self.history.as_ref().is_some_and(|history| history.make_room(0)) => {
+                operation()
+            }
+            result => result,
+        }
+    }
+
     /// Names are about to be moved, and `replaced` is about to go.
     ///
     /// # Errors

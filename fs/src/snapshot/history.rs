@@ -135,7 +135,7 @@ impl History {
         let last = undo_log::last_segment(&log_dir()?).map_err(failed("read"))?;
         let epoch = noted.max(last).unwrap_or(Epoch(0)).next();
         let log = UndoLog::begin(log_dir()?, epoch).map_err(failed("begin a segment of"))?;
-        let now = now_ns();
+        let now = precise_now_ns();
         let history = Self {
             epochs: Epochs::new(epoch),
             log,
@@ -325,7 +325,7 @@ impl History {
         since.filter(|_| !self.store.can_clone())
     }
 
-    /// Somebody changed the names in a directory below the mount. Noted once an epoch for each directory, and for the
+    /// Somebody changed a file, or the names in a directory, below the mount. Noted once an epoch for each directory, and for the
     /// root alone where they are too many.
     pub(crate) fn changed_outside(&self, dir: FileHandle) {
         let entered = self.epochs.enter();
@@ -386,8 +386,10 @@ impl History {
             self.born_after_ns.store(before, Ordering::Release);
         })?;
         self.epochs.drain(epoch, PATIENCE)?;
-        // After the last operation: whatever has a later ctime was changed in the next epoch, or past us.
-        let time_ns = self.clock();
+        // After the last operation: whatever has a later ctime was changed in the next epoch, or past us. By the precise
+        // clock: inodes may have times that the coarse one has not reached (multigrain timestamps, Linux 6.13), and a
+        // file that seems to be made after the snapshot would not be kept.
+        let time_ns = self.latest_ns.fetch_max(precise_now_ns(), Ordering::AcqRel).max(precise_now_ns());
         self.born_after_ns.store(time_ns, Ordering::Release);
         self.log.append(&Entry::epoch_end(epoch, time_ns, actor, snapshot))?;
         self.preserve_mapped(backing, epoch);
@@ -628,6 +630,12 @@ fn born_ns(stat: &Stat) -> i64 {
     time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
 }
 
+fn precise_now_ns() -> i64 {
+    let now = clock_gettime(ClockId::Realtime);
+    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
+}
+
+/// Returns the time as filesystems see it, nanoseconds since 1970.
 pub(crate) fn now_ns() -> i64 {
     let now = clock_gettime(ClockId::RealtimeCoarse);
     now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)

@@ -521,10 +521,16 @@ impl Driver {
         let since = record.unwatched_since().filter(|_| is_same);
         let search = since.and_then(|since| {
             let window = Unwatched { since, until: mounted.mounted_at() };
+            let history = mounted.session().history().ok();
+            let tell = Box::new(move |inode| {
+                if let Some(history) = &history {
+                    history.changed_outside(inode);
+                }
+            });
             match mounted
                 .plain_directory()
                 .map_err(std::io::Error::from)
-                .and_then(|root: OwnedFd| OutsideSearch::start(&record.name, root, window))
+                .and_then(|root: OwnedFd| OutsideSearch::start(&record.name, root, window, tell))
             {
                 Ok(search) => Some(search),
                 Err(error) => {

@@ -75,3 +75,50 @@ fn is_copy(archive: &Archive, object: ObjectId) -> Result<bool, Errno> {
     let is_ours = stat.st_uid == 0 && stat.st_gid == 0 && stat.st_mode & 0o7777 == 0o600;
     Ok(is_file && (is_ours || stat.st_nlink > 1))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::backing::Backing;
+    use crate::snapshot::History;
+    use crate::snapshot::record::Actor;
+
+    #[test]
+    fn a_copy_that_was_only_begun_goes_and_what_may_be_a_users_file_is_adopted() {
+        let kept = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let at = |name: &str| kept.path().join(name);
+        for name in ["root", "store"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        let backing = Backing::new(std::fs::File::open(at("root")).unwrap().into()).unwrap();
+        let store = std::fs::File::open(at("store")).unwrap();
+        let history = Arc::new(History::begin(store.as_fd(), &backing).unwrap());
+        let archive = Archive::open(history.clone(), &at("store")).unwrap();
+        let object = |number: u64| at("store").join(format!("objects/{:02x}/{number:016x}", number % 256));
+        let make = |number: u64, mode: u32| {
+            std::fs::write(object(number), "kept").unwrap();
+            std::fs::set_permissions(object(number), std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let epoch = u64::from(history.epoch().0) << 32;
+        make(epoch | 1, 0o600);
+        make(epoch | 2, 0o644);
+        symlink("somewhere", object(epoch | 3)).unwrap();
+        std::fs::write(at("root/named"), "x").unwrap();
+        std::fs::hard_link(at("root/named"), object(epoch | 4)).unwrap();
+        let nothing_yet = Scanned { objects: 4, ..Scanned::default() };
+        assert_eq!(scan(&archive, &|| true).unwrap(), nothing_yet, "the epoch runs");
+        for _ in 0..2 {
+            history.end_epoch(&backing, Actor::default(), None).unwrap();
+        }
+        make(u64::from(history.epoch().0) << 32 | 5, 0o600);
+        let scanned = scan(&archive, &|| true).unwrap();
+        assert_eq!(scanned, Scanned { objects: 5, removed: 2, adopted: 2 });
+        let adopted = std::fs::read_dir(at("store/adopted")).unwrap().count();
+        assert_eq!(adopted, 2);
+        assert!(at("root/named").exists());
+        assert_eq!(scan(&archive, &|| true).unwrap(), Scanned { objects: 1, ..Scanned::default() });
+    }
+}

@@ -24,8 +24,13 @@ pub(super) fn relieve(shared: &Shared, ids: &BTreeSet<String>) {
         let Some(mounted) = shared.registry.mounted(id) else { continue };
         let archive = mounted.session().opened_archive();
         let (Ok(subject), Some(archive)) = (shared.subject(id, &mounted), archive) else { continue };
+        let pool = mounted.identity().device;
         drop(mounted);
         has_room |= relieve_one(shared, &subject, &archive);
+        // Who waits asks the ledger first.
+        if let Ok(host) = subject.fs.host_space() {
+            shared.registry.quota().ledger().set_host_free(pool, host);
+        }
     }
     let mut calls = shared.calls.lock();
     calls.answers += 1;

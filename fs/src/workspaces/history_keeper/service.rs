@@ -81,11 +81,10 @@ impl Service {
                     continue;
                 }
                 let opened = mounted.session().opened_archive();
-                let is_new = opened.is_none();
                 let archive = opened.map_or_else(|| mounted.session().archive(), Ok);
                 drop(mounted);
                 match archive {
-                    Ok(archive) => self.look_after(&subject, &archive, is_new),
+                    Ok(archive) => self.look_after(&subject, &archive),
                     Err(reason) => self.note_unopened(&subject, &reason),
                 }
             }
@@ -129,11 +128,13 @@ impl Service {
         self.duty(subject).failed_at = Some(Instant::now());
     }
 
-    fn look_after(&mut self, subject: &Subject, archive: &Arc<Archive>, is_new: bool) {
+    fn look_after(&mut self, subject: &Subject, archive: &Arc<Archive>) {
         let shared = self.shared.clone();
         let duty = self.duty(subject);
         duty.failed_at = None;
-        if is_new && let Some(aside) = archive.set_aside() {
+        if !duty.is_scanned
+            && let Some(aside) = archive.set_aside()
+        {
             let message = format!(
                 "the history catalog was damaged and was made again from what is left of the log; what older \
                  snapshots showed is lost, the files are untouched; the old catalog is {}",
@@ -174,7 +175,9 @@ impl Round<'_> {
             self.duty.is_scanned = true;
         }
         self.make_durable()?;
-        let must_retain = self.duty.retained_at.is_none_or(|at| at.elapsed() >= RETAIN_INTERVAL);
+        let is_deleted = self.shared.registry.history().take_deleted(&self.subject.id);
+        let must_retain =
+            is_deleted || self.duty.retained_at.is_none_or(|at| at.elapsed() >= RETAIN_INTERVAL);
         if must_retain {
             self.duty.retained_at = Some(Instant::now());
             let retained = retain(self.archive, &self.shared.bounds(), Timestamp::now())?;
@@ -185,7 +188,7 @@ impl Round<'_> {
                 info!(workspace = %self.subject.id, snapshots = retained.removed.len(), "snapshots dropped by retention");
             }
         }
-        if self.shared.registry.history().take_deleted(&self.subject.id) || must_retain {
+        if must_retain {
             let collected = collect(self.archive, Pace::Gentle, &go_on)?;
             if collected.objects > 0 {
                 info!(workspace = %self.subject.id, objects = collected.objects, bytes = collected.bytes, "history garbage collected");
