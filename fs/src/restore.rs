@@ -22,6 +22,7 @@ mod place;
 mod plan;
 mod reverse;
 mod undo;
+mod verbs;
 mod walk;
 
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ use wsguard_api::{ApiError, ErrorCode};
 pub(crate) use ground::Ground;
 pub(crate) use jobs::{Jobs, Wanted};
 pub(crate) use undo::{PastBurst, bursts};
+pub(crate) use verbs::{Answer, Line};
 
 use crate::error_chain::one_line;
 use crate::snapshot::ArchiveError;

@@ -319,8 +319,19 @@ fn make_plan(
     }
     match task {
         Task::Restore { roots, .. } => {
+            let mut missing = Vec::new();
             for root in roots {
-                planner.root(root)?;
+                match planner.root(root) {
+                    Err(error @ RestoreError::NotFound { .. }) => missing.push((root, error)),
+                    result => result?,
+                }
+            }
+            let is_all = missing.len() == roots.len();
+            for (root, error) in missing {
+                if is_all {
+                    return Err(error);
+                }
+                planner.plan.fail(&root.to.path(), one_line(&error));
             }
         }
         Task::Undo { first, last, uid, pid, ended_ns, .. } => {
@@ -409,7 +420,13 @@ fn carry_out(
     record.notes.retain(|note| !plan.failed.iter().any(|(path, _)| path.to_string_lossy() == note.path));
     progress.total.store(record.total, Ordering::Relaxed);
     progress.total_bytes.store(record.total_bytes, Ordering::Relaxed);
-    progress.told.lock().counts.unchanged = if is_resumed { 0 } else { plan.counts.unchanged };
+    {
+        let mut told = progress.told.lock();
+        // What is no item is counted here, the rest when it is done.
+        told.counts.skipped = plan.counts.skipped;
+        told.counts.unchanged = if resumed_ns.is_some() { 0 } else { plan.counts.unchanged };
+        told.counts.failed = plan.counts.failed.saturating_sub(plan.failed.len() as u64);
+    }
     if record.snapshot.is_none() && !plan.items.is_empty() {
         let note = SnapshotNote {
             reason: SnapshotReason::BeforeRestore,
