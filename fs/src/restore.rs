@@ -21,6 +21,7 @@ mod moment;
 mod place;
 mod plan;
 mod reverse;
+mod stream;
 mod undo;
 mod verbs;
 mod walk;
@@ -32,6 +33,7 @@ use wsguard_api::{ApiError, ErrorCode};
 
 pub(crate) use ground::Ground;
 pub(crate) use jobs::{Jobs, Wanted};
+pub(crate) use stream::{Export, Form};
 pub(crate) use undo::{PastBurst, bursts};
 pub(crate) use verbs::{Answer, Line};
 

@@ -90,7 +90,7 @@ impl From<crate::snapshot::ArchiveError> for Obstacle {
 }
 
 impl Obstacle {
-    fn reason(&self) -> String {
+    pub(super) fn reason(&self) -> String {
         match self {
             Self::Taken => "something else appeared at its name again and again".to_owned(),
             Self::Errno(Errno::DQUOT) => "it does not fit into the quota".to_owned(),
