@@ -128,3 +128,36 @@ fn patterns_snapshots_and_other_places() {
     ground.cli(["restore", "d", "--snapshot", "no such"]).expect_code(3);
     ground.cli(["restore", "d", "--at", "tomorrow"]).expect_code(2);
 }
+
+#[test]
+fn what_was_can_be_read_without_changing_anything() {
+    require!(fuse, ext4);
+    let ground = with_notebook(FsKind::Ext4);
+    fs::hard_link(ground.at("d/same"), ground.at("d/twin")).unwrap();
+    std::os::unix::fs::symlink("same", ground.at("d/link")).unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(ground.at("d/changed"), "user.note", b"v", flags).unwrap();
+    let before = tree(&ground.at("d"));
+    let moment = now();
+    fs::write(ground.at("d/changed"), "in place").unwrap();
+    fs::remove_file(ground.at("d/gone")).unwrap();
+    save_over(&ground, "n.ipynb", "second");
+    let after = tree(ground.mount.path());
+    assert_eq!(ground.cli(["restore", "n.ipynb", "--stdout"]).ok(), "first");
+    assert_eq!(ground.cli(["restore", "d/changed", "--at", &moment, "--stdout"]).ok(), "as it was");
+    let wrong = ground.cli(["restore", "d", "--at", &moment, "--stdout"]).expect_code(2);
+    assert!(wrong.stderr.contains("only one regular file"), "{}", wrong.stderr);
+    assert_same(&after, &tree(ground.mount.path()));
+
+    let scratch = harness::Scratch::new();
+    let archive = scratch.path().join("d.tar");
+    let out = File::create(&archive).unwrap();
+    let run = ground.mount.daemon().command().current_dir(ground.mount.path());
+    let run = run.args(["restore", "d", "--at", &moment, "--tar"]);
+    let status = run.spawn(std::process::Stdio::null(), out.into(), std::process::Stdio::inherit()).wait();
+    assert!(status.unwrap().success());
+    let unpack = ["--xattrs", "--xattrs-include=*", "--same-owner", "-xpf"];
+    harness::Run::new("tar").args(unpack).arg(&archive).current_dir(scratch.path()).ok();
+    assert_same(&before, &tree(&scratch.path().join("d")));
+    assert_same(&after, &tree(ground.mount.path()));
+}

@@ -30,6 +30,8 @@ pub(super) struct Progress {
     pub(super) done: AtomicU64,
     pub(super) done_bytes: AtomicU64,
     pub(super) is_cancelled: AtomicBool,
+    /// Only the record is still to be written.
+    pub(super) has_ended: AtomicBool,
     pub(super) told: Mutex<Told>,
 }
 

@@ -183,10 +183,16 @@ impl Jobs {
     }
 
     fn check_idle(&self, running: &mut Option<Running>) -> Result<(), RestoreError> {
-        if let Some(job) = running.as_ref().filter(|job| !job.thread.is_finished()) {
+        let is_at_work =
+            |job: &&Running| !job.progress.has_ended.load(Ordering::Acquire) && !job.thread.is_finished();
+        if let Some(job) = running.as_ref().filter(is_at_work) {
             return Err(RestoreError::Busy(job.id));
         }
-        *running = None;
+        if let Some(job) = running.take()
+            && job.thread.join().is_err()
+        {
+            tracing::error!(restore = job.id, "a restore panicked");
+        }
         Ok(())
     }
 
@@ -371,6 +377,7 @@ fn check_room(ground: &Ground, plan: &Plan) -> Result<(), RestoreError> {
 /// Runs a restore to its end and writes its record.
 fn run(ground: &Ground, records: &Records, mut record: Record, progress: &Progress, is_resumed: bool) {
     let result = carry_out(ground, records, &mut record, progress, is_resumed);
+    progress.has_ended.store(true, Ordering::Release);
     let told = progress.told.lock().clone();
     record.counts = told.counts;
     record.failures = told.failures;
