@@ -30,6 +30,8 @@ const IMPORTERS: &[(&str, &[&str])] = &[
     ("postcard", &["fs/src/snapshot/record.rs"]),
     ("range_set_blaze", &["fs/src/snapshot/"]),
     ("axum", &["fs/src/control.rs", "fs/src/control/"]),
+    ("tar", &["fs/src/restore/stream.rs"]),
+    ("indicatif", &["cli/src/commands/restore/"]),
     ("clap", &["cli/src/"]),
     ("comfy_table", &["cli/src/output.rs", "cli/src/output/"]),
     ("hyper", &["cli/src/client.rs", "cli/src/client/", "fs/src/control.rs", "fs/src/control/"]),

@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
 use wsguard_api::{
     API_PREFIX, ApiError, AuditList, CheckReport, CheckRequest, CleanPlan, DaemonStatus, DifferenceReport,
     ErrorCode, EventList, Explanation, ForecastReport, LogReport, LogRequest, MountAllReport, MountRequest,
@@ -289,6 +290,46 @@ impl Client {
         self.post("/restore/start", Some(request))
     }
 
+    /// Writes a file as it was, or a tar archive, to `to`. A reader that goes away early is no error.
+    ///
+    /// # Errors
+    /// As [`Self::status`], and if it breaks off.
+    pub fn restore_read(
+        &self,
+        request: &RestoreRequest,
+        is_tar: bool,
+        to: &mut dyn io::Write,
+    ) -> Result<(), CliError> {
+        let body = serde_json::to_vec(request).map_err(|source| {
+            CliError::new(ErrorCode::Internal, "cannot write the request as JSON").because(source.to_string())
+        })?;
+        let path = format!("{API_PREFIX}/restore/read?tar={is_tar}");
+        let copied = self.runtime.block_on(async {
+            let (response, driver) = self.send(Method::POST, &path, body).await?;
+            let status = response.status();
+            let mut body = response.into_body();
+            if !status.is_success() {
+                let body = Limited::new(body, ANSWER_LIMIT_BYTES).collect().await;
+                driver.abort();
+                let body =
+                    body.map_err(|source| Failure::CutOff(self.broken_error(source.as_ref())))?.to_bytes();
+                return Err(Failure::Other(refusal(&Answer { status, body })));
+            }
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|source| Failure::CutOff(self.broken_error(&source)))?;
+                if let Ok(bytes) = frame.into_data() {
+                    match to.write_all(&bytes) {
+                        Ok(()) => {}
+                        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                        Err(error) => return Err(Failure::Other(CliError::io("cannot write", &error))),
+                    }
+                }
+            }
+            to.flush().map_err(|error| Failure::Other(CliError::io("cannot write", &error)))
+        });
+        Ok(copied?)
+    }
+
     /// Asks for the restores of the workspace that a path is in.
     ///
     /// # Errors
@@ -444,7 +485,13 @@ impl Client {
         })
     }
 
-    async fn exchange_unlimited(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Answer, Failure> {
+    /// Sends a request and returns the beginning of the answer, and what drives the connection.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(Response<Incoming>, JoinHandle<hyper::Result<()>>), Failure> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| Failure::Other(self.connect_error(&source)))?;
@@ -462,7 +509,12 @@ impl Client {
             let error = CliError::new(ErrorCode::Internal, "cannot make a request");
             Failure::Other(error.because(source.to_string()))
         })?;
-        let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
+        Ok((sender.send_request(request).await.map_err(|e| broken(&e))?, driver))
+    }
+
+    async fn exchange_unlimited(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Answer, Failure> {
+        let (response, driver) = self.send(method, path, body).await?;
+        let broken = |source: &dyn std::error::Error| Failure::CutOff(self.broken_error(source));
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_LIMIT_BYTES).collect().await;
         driver.abort();

@@ -21,7 +21,9 @@ mod moment;
 mod place;
 mod plan;
 mod reverse;
+mod stream;
 mod undo;
+mod verbs;
 mod walk;
 
 use std::path::PathBuf;
@@ -31,7 +33,9 @@ use wsguard_api::{ApiError, ErrorCode};
 
 pub(crate) use ground::Ground;
 pub(crate) use jobs::{Jobs, Wanted};
+pub(crate) use stream::{Export, Form};
 pub(crate) use undo::{PastBurst, bursts};
+pub(crate) use verbs::{Answer, Line};
 
 use crate::error_chain::one_line;
 use crate::snapshot::ArchiveError;

@@ -33,6 +33,7 @@ use crate::when::past_moment;
         ("wsguard restore src --at '2h ago' --overwrite", "A directory as it was, over what is there now"),
         ("wsguard restore 'data/*.csv' --at 'yesterday 18:00' --to old", "Some files into another directory"),
         ("wsguard restore model --snapshot 42 --dry-run", "What would be done"),
+        ("wsguard restore src --at yesterday --tar | tar t", "A directory as it was, as an archive"),
         ("wsguard restore --undo", "Take the last restore back"),
     ],
     &[
@@ -83,6 +84,12 @@ pub struct RestoreArgs {
     /// Restore also what was changed past the mount since then, as it is now
     #[arg(long)]
     pub accept_changed: bool,
+    /// Write a file as it was to standard output instead
+    #[arg(long, conflicts_with_all = ["conflict", "to", "job", "dry_run"])]
+    pub stdout: bool,
+    /// Write a tar archive of all of it to standard output instead
+    #[arg(long, conflicts_with_all = ["conflict", "to", "job", "dry_run", "stdout"])]
+    pub tar: bool,
     /// Show what would be done
     #[arg(long)]
     pub dry_run: bool,
@@ -113,6 +120,10 @@ pub fn run(args: &RestoreArgs, settings: &Settings, printer: &mut Printer) -> Re
         return of_job(args, &client, printer);
     }
     let request = request(args, &printer.view().now.to_zoned_datetime(TimeZone::system()))?;
+    if args.stdout || args.tar {
+        client.restore_read(&request, args.tar, &mut std::io::stdout().lock())?;
+        return Ok(ExitStatus::Success);
+    }
     let path = request.paths.first().cloned().unwrap_or_default();
     if args.dry_run {
         let plan = client.restore_plan(&request)?;

@@ -24,7 +24,7 @@ use crate::tracker::history::reader::{By, Question, ask};
 use crate::workspaces::{Place, Registry, Viewer};
 
 /// Largest request body, bytes: some thousand paths.
-const BODY_LIMIT: usize = 4 << 20;
+pub(super) const BODY_LIMIT: usize = 4 << 20;
 /// Bursts that are told at most.
 const MOST_BURSTS: usize = 20;
 
@@ -34,6 +34,7 @@ pub(super) fn router() -> Router<Arc<Shared>> {
     Router::new()
         .route("/restore/plan", post(post_plan).layer(limit()))
         .route("/restore/start", post(post_start).layer(limit()))
+        .route("/restore/read", post(super::export::post_read).layer(limit()))
         .route("/restore/jobs", get(get_jobs))
         .route("/restore/jobs/{id}", get(get_job))
         .route("/restore/jobs/{id}/{action}", post(post_action))
@@ -49,7 +50,7 @@ struct InWorkspace {
 }
 
 /// A workspace that somebody may restore in.
-struct Site {
+pub(super) struct Site {
     place: Place,
     mounted: Arc<Mounted>,
     ground: Ground,
@@ -67,6 +68,11 @@ impl Site {
             .with_hint("see `wsguard status` and the daemon's log")
         })?;
         Ok(Self { place, mounted, ground })
+    }
+
+    /// Returns the workspace and its past.
+    pub(super) fn ground(&self) -> &Ground {
+        &self.ground
     }
 
     fn jobs(&self) -> &Jobs {
@@ -115,7 +121,11 @@ fn checked(path: &Path) -> Result<&Path, ApiError> {
 }
 
 /// Finds the workspace of a request, and its paths in it.
-fn wanted(registry: &Registry, viewer: Viewer, request: RestoreRequest) -> Result<(Site, Wanted), ApiError> {
+pub(super) fn wanted(
+    registry: &Registry,
+    viewer: Viewer,
+    request: RestoreRequest,
+) -> Result<(Site, Wanted), ApiError> {
     let Some(first) = request.paths.first() else {
         return Err(ApiError::new(ErrorCode::InvalidRequest, "no path is named")
             .with_hint("name what is to be restored"));

@@ -30,6 +30,8 @@ pub(super) struct Progress {
     pub(super) done: AtomicU64,
     pub(super) done_bytes: AtomicU64,
     pub(super) is_cancelled: AtomicBool,
+    /// Only the record is still to be written.
+    pub(super) has_ended: AtomicBool,
     pub(super) told: Mutex<Told>,
 }
 
@@ -90,7 +92,7 @@ impl From<crate::snapshot::ArchiveError> for Obstacle {
 }
 
 impl Obstacle {
-    fn reason(&self) -> String {
+    pub(super) fn reason(&self) -> String {
         match self {
             Self::Taken => "something else appeared at its name again and again".to_owned(),
             Self::Errno(Errno::DQUOT) => "it does not fit into the quota".to_owned(),

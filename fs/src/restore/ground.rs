@@ -13,7 +13,7 @@ use super::RestoreError;
 use crate::backing::{Backing, proc_path};
 use crate::fs::GuardFs;
 use crate::snapshot::{
-    Archive, Attributes, ContentRow, Named, Origin, Sequence, Span, View, attributes_of, list_attributes,
+    Archive, Attributes, ContentRow, Origin, Sequence, Span, View, attributes_of, list_attributes,
 };
 use crate::sys::handle::FileHandle;
 
@@ -137,10 +137,5 @@ impl Ground {
     /// Whether two states have the same attributes, as far as restoring sets them.
     pub(super) fn is_alike(one: &Attributes, other: &Attributes) -> bool {
         (one.mode, one.uid, one.gid, one.modified_ns) == (other.mode, other.uid, other.gid, other.modified_ns)
-    }
-
-    /// What a path stood for.
-    pub(super) fn named_at(view: &View<'_>, path: &Path) -> Result<Option<Named>, RestoreError> {
-        Ok(view.resolve(path)?)
     }
 }

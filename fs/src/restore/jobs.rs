@@ -183,10 +183,16 @@ impl Jobs {
     }
 
     fn check_idle(&self, running: &mut Option<Running>) -> Result<(), RestoreError> {
-        if let Some(job) = running.as_ref().filter(|job| !job.thread.is_finished()) {
+        let is_at_work =
+            |job: &&Running| !job.progress.has_ended.load(Ordering::Acquire) && !job.thread.is_finished();
+        if let Some(job) = running.as_ref().filter(is_at_work) {
             return Err(RestoreError::Busy(job.id));
         }
-        *running = None;
+        if let Some(job) = running.take()
+            && job.thread.join().is_err()
+        {
+            tracing::error!(restore = job.id, "a restore panicked");
+        }
         Ok(())
     }
 
@@ -319,8 +325,19 @@ fn make_plan(
     }
     match task {
         Task::Restore { roots, .. } => {
+            let mut missing = Vec::new();
             for root in roots {
-                planner.root(root)?;
+                match planner.root(root) {
+                    Err(error @ RestoreError::NotFound { .. }) => missing.push((root, error)),
+                    result => result?,
+                }
+            }
+            let is_all = missing.len() == roots.len();
+            for (root, error) in missing {
+                if is_all {
+                    return Err(error);
+                }
+                planner.plan.fail(&root.to.path(), one_line(&error));
             }
         }
         Task::Undo { first, last, uid, pid, ended_ns, .. } => {
@@ -360,6 +377,7 @@ fn check_room(ground: &Ground, plan: &Plan) -> Result<(), RestoreError> {
 /// Runs a restore to its end and writes its record.
 fn run(ground: &Ground, records: &Records, mut record: Record, progress: &Progress, is_resumed: bool) {
     let result = carry_out(ground, records, &mut record, progress, is_resumed);
+    progress.has_ended.store(true, Ordering::Release);
     let told = progress.told.lock().clone();
     record.counts = told.counts;
     record.failures = told.failures;
@@ -409,7 +427,13 @@ fn carry_out(
     record.notes.retain(|note| !plan.failed.iter().any(|(path, _)| path.to_string_lossy() == note.path));
     progress.total.store(record.total, Ordering::Relaxed);
     progress.total_bytes.store(record.total_bytes, Ordering::Relaxed);
-    progress.told.lock().counts.unchanged = if is_resumed { 0 } else { plan.counts.unchanged };
+    {
+        let mut told = progress.told.lock();
+        // What is no item is counted here, the rest when it is done.
+        told.counts.skipped = plan.counts.skipped;
+        told.counts.unchanged = if resumed_ns.is_some() { 0 } else { plan.counts.unchanged };
+        told.counts.failed = plan.counts.failed.saturating_sub(plan.failed.len() as u64);
+    }
     if record.snapshot.is_none() && !plan.items.is_empty() {
         let note = SnapshotNote {
             reason: SnapshotReason::BeforeRestore,

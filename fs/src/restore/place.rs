@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{OFlags, RenameFlags, Timespec};
 use rustix::io::Errno;
 
+use super::Ground;
 use super::execute::{Executor, Obstacle};
 use super::ledger::Deed;
 use super::plan::{Item, Source};
@@ -73,7 +74,7 @@ impl Executor<'_> {
         (object, hash, is_as_it_was): (ObjectId, Option<[u8; 32]>, bool),
     ) -> Outcome {
         if let Some(hash) = hash.filter(|_| item.named.file_type == libc::S_IFREG) {
-            self.verify(object, Span::Whole, Some(item.attributes.size), &hash)?;
+            verify(self.ground, object, Span::Whole, Some(item.attributes.size), &hash)?;
         }
         let temporary = self.temporary(name);
         let target = if replaces { temporary.as_os_str() } else { name };
@@ -106,7 +107,7 @@ impl Executor<'_> {
         let inode = item.named.inode;
         let live = self.ground.live_inode(&inode)?.ok_or(Errno::STALE)?;
         let then = self.view(item.moment)?.extended_attributes(&inode)?;
-        let is_alike = super::Ground::is_alike(&item.attributes, &live.attributes)
+        let is_alike = Ground::is_alike(&item.attributes, &live.attributes)
             && then == self.ground.live_xattrs(&inode)?;
         if is_alike { Ok(None) } else { self.dress(node, item.moment, &inode, &item.attributes) }
     }
@@ -199,7 +200,7 @@ impl Executor<'_> {
     fn complete(&mut self, item: &Item, node: u64) -> Result<Option<String>, Obstacle> {
         if item.named.file_type == libc::S_IFREG {
             let file = self.view(item.moment)?.open(&item.named.inode)?;
-            self.verify_all(&file)?;
+            verify_all(self.ground, &file)?;
             self.fill(&file, node)?;
         }
         self.dress(node, item.moment, &item.named.inode, &item.attributes)
@@ -243,62 +244,6 @@ impl Executor<'_> {
             (Err(_), Some(failure)) => Err(failure),
             (Err(errno), None) => Err(Obstacle::Errno(errno)),
         }
-    }
-
-    /// Reads everything of the store that a file is made of and of which a hash is known.
-    fn verify_all(&self, file: &PastFile) -> Result<(), Obstacle> {
-        for ContentRow { object, span, size, hash, .. } in file.rows(&self.ground.archive)? {
-            if let Some(hash) = hash {
-                match self.verify(object, span, size, &hash) {
-                    // It is somebody's file again; what it is made of is looked up anew when it is read.
-                    Err(Obstacle::Errno(Errno::NOENT)) => {}
-                    result => result?,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn verify(
-        &self,
-        object: ObjectId,
-        span: Span,
-        size: Option<u64>,
-        hash: &[u8; 32],
-    ) -> Result<(), Obstacle> {
-        let file = self.ground.archive.history().store().open_object(object, OFlags::RDONLY)?;
-        let (mut at, end) = match span {
-            Span::Range { offset, length } => (offset, offset.saturating_add(length)),
-            Span::Whole => (0, size.unwrap_or(u64::MAX)),
-        };
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; CHUNK];
-        while at < end {
-            let wanted = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
-            match rustix::io::pread(&file, &mut buffer[..wanted], at) {
-                Ok(0) => break,
-                Ok(read) => {
-                    hasher.update(&buffer[..read]);
-                    at += read as u64;
-                }
-                Err(Errno::INTR) => {}
-                Err(errno) => {
-                    return Err(Obstacle::Reason(format!("what is kept of it cannot be read: {errno}")));
-                }
-            }
-        }
-        // Ranges are hashed with the zeros behind the end of the object.
-        while at < end && matches!(span, Span::Range { .. }) {
-            let zeros = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
-            buffer[..zeros].fill(0);
-            hasher.update(&buffer[..zeros]);
-            at += zeros as u64;
-        }
-        if hasher.finalize().as_bytes() == hash {
-            return Ok(());
-        }
-        tracing::error!(object = object.0, "preserved bytes are damaged and are not restored");
-        Err(Obstacle::Reason("damaged: what is kept of it is not what was kept".to_owned()))
     }
 
     /// Gives what was restored under a temporary name its own.
@@ -457,4 +402,60 @@ impl Executor<'_> {
         let hash = hash.get(..16).unwrap_or_default();
         OsString::from_vec(format!(".wsguard-restore-{}-{hash}", self.job).into_bytes())
     }
+}
+
+/// Reads everything of the store that a file is made of and of which a hash is known.
+pub(super) fn verify_all(ground: &Ground, file: &PastFile) -> Result<(), Obstacle> {
+    for ContentRow { object, span, size, hash, .. } in file.rows(&ground.archive)? {
+        if let Some(hash) = hash {
+            match verify(ground, object, span, size, &hash) {
+                // It is somebody's file again; what it is made of is looked up anew when it is read.
+                Err(Obstacle::Errno(Errno::NOENT)) => {}
+                result => result?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn verify(
+    ground: &Ground,
+    object: ObjectId,
+    span: Span,
+    size: Option<u64>,
+    hash: &[u8; 32],
+) -> Result<(), Obstacle> {
+    let file = ground.archive.history().store().open_object(object, OFlags::RDONLY)?;
+    let (mut at, end) = match span {
+        Span::Range { offset, length } => (offset, offset.saturating_add(length)),
+        Span::Whole => (0, size.unwrap_or(u64::MAX)),
+    };
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; CHUNK];
+    while at < end {
+        let wanted = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
+        match rustix::io::pread(&file, &mut buffer[..wanted], at) {
+            Ok(0) => break,
+            Ok(read) => {
+                hasher.update(&buffer[..read]);
+                at += read as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => {
+                return Err(Obstacle::Reason(format!("what is kept of it cannot be read: {errno}")));
+            }
+        }
+    }
+    // Ranges are hashed with the zeros behind the end of the object.
+    while at < end && matches!(span, Span::Range { .. }) {
+        let zeros = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
+        buffer[..zeros].fill(0);
+        hasher.update(&buffer[..zeros]);
+        at += zeros as u64;
+    }
+    if hasher.finalize().as_bytes() == hash {
+        return Ok(());
+    }
+    tracing::error!(object = object.0, "preserved bytes are damaged and are not restored");
+    Err(Obstacle::Reason("damaged: what is kept of it is not what was kept".to_owned()))
 }

@@ -84,7 +84,7 @@ impl Plan {
         }
     }
 
-    fn fail(&mut self, path: &Path, reason: impl Into<String>) {
+    pub(super) fn fail(&mut self, path: &Path, reason: impl Into<String>) {
         let reason = reason.into();
         self.counts.failed += 1;
         self.note(path, reason.clone());

@@ -261,9 +261,12 @@ fn lost_name(
     let named = lost.before;
     // The one thing that most deletions need: nothing stands there, and the inode is in the store.
     if let (None, Some(object), Some(attributes)) = (live, lost.object, lost.attributes) {
-        planner.note_placed(named.inode);
-        let is_as_it_was = lost.is_as_it_was;
-        let source = Source::Object { object, hash: lost.hash, is_as_it_was };
+        // Of several names one brings the inode back, and the others are links to it.
+        let source = if planner.note_placed(named.inode) {
+            Source::Object { object, hash: lost.hash, is_as_it_was: lost.is_as_it_was }
+        } else {
+            Source::Inode
+        };
         push(planner, view, path, named, attributes, source, Decision::Place);
         return Ok(Some(Decision::Place));
     }

@@ -1,0 +1,10 @@
+//! Restoring: what was deleted, replaced or overwritten comes back as it was, whatever stands there, breaks or dies.
+
+#[cfg(test)]
+mod accidents;
+#[cfg(test)]
+mod ground;
+#[cfg(test)]
+mod modes;
+#[cfg(test)]
+mod undo;
