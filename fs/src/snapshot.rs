@@ -29,23 +29,19 @@ mod undo_log;
 mod upkeep;
 mod view;
 
-pub(crate) use archive::{Archive, ArchiveError, Pin};
+pub(crate) use archive::{Archive, ArchiveError};
 pub(crate) use budget::Fullness;
-pub(crate) use catalog::{
-    Below, CatalogError, ContentRow, Deletion, Difference, Event, NameDifference, NamedVersions, Past,
-    SnapshotRecord, SnapshotSpace, SnapshotState, Then, Version,
-};
+pub(crate) use catalog::{Event, Past, SnapshotRecord, SnapshotState, Version};
 pub(crate) use comparison::{DifferenceOf, compare};
 pub(crate) use history::{EpochEnded, History, HistoryError, Permit, Step};
 pub(crate) use places::Places;
-pub(crate) use record::{Actor, Attributes, Cause, Named, ObjectId, SnapshotNote, SnapshotReason};
-pub(crate) use retention::{ClockFault, KeepReason, RetentionPlan, Verdict};
+pub(crate) use record::{Actor, Cause, Named, ObjectId, SnapshotNote, SnapshotReason};
+pub(crate) use retention::{ClockFault, RetentionPlan};
 pub(crate) use sequence::{Epoch, Sequence};
 pub(crate) use temporary::is_temporary;
 pub(crate) use touched::{Affected, Touched};
 pub(crate) use undo_log::LogPosition;
 pub(crate) use upkeep::{
-    Bounds, Collected, Damage, DamageKind, Evicted, Pace, Retained, Verified, collect, evict, hash_some,
-    plan_now, retain, scan, trash_due, verify,
+    Bounds, DamageKind, Evicted, Pace, collect, evict, hash_some, plan_now, retain, scan, trash_due, verify,
 };
 pub(crate) use view::{Certainty, PastEntry, PastFile, View, list_attributes};

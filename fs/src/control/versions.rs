@@ -75,6 +75,9 @@ fn command(entries: &[Entry], item: &Item) -> Option<String> {
     entries.iter().find(near).map(|entry| entry.process.command.clone()).filter(|command| !command.is_empty())
 }
 
+/// Size and time of a version, as far as they are known, and how well it is known.
+type Looked = (Option<(u64, i64)>, VersionCertainty);
+
 struct Item {
     version: FileVersion,
     until: Sequence,
@@ -211,7 +214,7 @@ impl<'a> Search<'a> {
         named: &Named,
         version: &Version,
         moment: Option<Sequence>,
-    ) -> Result<Option<(Option<(u64, i64)>, VersionCertainty)>, ArchiveError> {
+    ) -> Result<Option<Looked>, ArchiveError> {
         if version.kept.iter().any(|row| row.is_damaged) {
             let known = version.attributes.map(|attributes| (attributes.size, attributes.modified_ns));
             return Ok(Some((known, VersionCertainty::Damaged)));
