@@ -178,6 +178,8 @@ impl<'a> Search<'a> {
         let to = until.map_or(Epoch::LAST.end(), |until| until.at);
         let snapshots: Vec<Epoch> =
             self.snapshots.iter().copied().filter(|epoch| (from..to).contains(&epoch.end())).collect();
+        // Under another name, and nobody knows since when: the snapshots that show it cannot be told.
+        let snapshots = if path.is_some() && since.is_none() { Vec::new() } else { snapshots };
         let moment = match until {
             None => None,
             Some(until) if until.at.before() >= self.trash_start => Some(until.at.before()),
