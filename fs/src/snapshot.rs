@@ -31,7 +31,7 @@ mod undo_log;
 mod upkeep;
 mod view;
 
-pub(crate) use archive::{Archive, ArchiveError, Pin};
+pub(crate) use archive::{Archive, ArchiveError};
 pub(crate) use budget::Fullness;
 pub(crate) use catalog::{
     Below, Burst, CatalogError, ContentRow, Deletion, Difference, Event, Lost, NameDifference, NamedVersions,
@@ -50,7 +50,6 @@ pub(crate) use temporary::is_temporary;
 pub(crate) use touched::{Affected, Touched};
 pub(crate) use undo_log::LogPosition;
 pub(crate) use upkeep::{
-    Bounds, Collected, Damage, DamageKind, Evicted, Pace, Retained, Verified, collect, evict, hash_some,
-    plan_now, retain, scan, trash_due, verify,
+    Bounds, DamageKind, Evicted, Pace, collect, evict, hash_some, plan_now, retain, scan, trash_due, verify,
 };
 pub(crate) use view::{Certainty, PastChild, PastEntry, PastFile, Presence, Sought, View, list_attributes};

@@ -274,14 +274,16 @@ fn versions_of_a_file_are_found_when_it_is_there_deleted_and_renamed() {
     fs::remove_dir(at("d")).unwrap();
     let report: VersionReport = json(&mount, &["versions", "d/a"]);
     assert!(!report.exists);
-    let sizes: Vec<Option<u64>> = report.items.iter().map(|version| version.size).collect();
+    // A file that was made in the tick after a snapshot has an empty version of its own, under its first name.
+    let here: Vec<_> = report.items.iter().filter(|version| version.path.is_none()).collect();
+    let sizes: Vec<Option<u64>> = here.iter().map(|version| version.size).collect();
     assert_eq!(&sizes[..3], [Some(9), Some(6), Some(3)], "{report:?}");
     assert!(report.items.iter().all(|version| version.certainty == VersionCertainty::Exact), "{report:?}");
     assert_eq!(report.items[0].ended_by.as_deref(), Some("delete"));
     wait_until("the command to be recorded", PATIENCE, || {
         json::<VersionReport>(&mount, &["versions", "d/a"]).items[0].command.as_deref() == Some("rm")
     });
-    assert!(report.items[2].snapshots.contains(&first) && !report.items[2].snapshots.contains(&second));
+    assert!(here[2].snapshots.contains(&first) && !here[2].snapshots.contains(&second));
     fs::write(at("b"), "before").unwrap();
     create(&mount, &[]);
     fs::write(at("b"), "after!!").unwrap();

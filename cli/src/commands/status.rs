@@ -11,7 +11,7 @@ use wsguard_api::{
 
 use crate::client::Client;
 use crate::commands::workspace_rows::{
-    backing_cell, coherence_cell, data_path_cell, free_cell, history_cell, remarks, state_cell,
+    backing_cell, coherence_cell, data_path_cell, free_cell, history_line, remarks, state_cell,
 };
 use crate::error::{CliError, ExitStatus};
 use crate::help;
@@ -64,6 +64,9 @@ fn screen(status: &DaemonStatus, socket: &str, view: &View) -> String {
         if !status.workspaces.is_empty() {
             text.push('\n');
             text.push_str(&table(status, view));
+            text.push_str(
+                &status.workspaces.iter().map(|workspace| history_line(workspace, view)).collect::<String>(),
+            );
         }
         text.push_str(&kernel_quota_lines(status));
         text.push_str(&last_words(status));
@@ -251,7 +254,6 @@ fn table(status: &DaemonStatus, view: &View) -> String {
         Column::Fixed("STATE"),
         Column::Fixed("DATA PATH"),
         Column::Fixed("CHANGES"),
-        Column::Fixed("HISTORY"),
         Column::Fixed("BACKING"),
         Column::Number("FREE"),
         Column::Number("INODES"),
@@ -264,7 +266,6 @@ fn table(status: &DaemonStatus, view: &View) -> String {
             state_cell(&workspace.state),
             data_path_cell(workspace.data_path.as_ref()),
             coherence_cell(workspace.coherence.as_ref()),
-            history_cell(workspace),
             backing_cell(workspace.backing.as_ref()),
             free_cell(workspace.backing.as_ref()),
             Cell::new(workspace.inodes_known.to_string()),

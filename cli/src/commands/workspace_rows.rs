@@ -4,7 +4,7 @@ use wsguard_api::{
     BackingInfo, ChangedOutside, Coherence, DataPath, HistoryState, Ownership, Workspace, WorkspaceState,
 };
 
-use crate::output::{Cell, Tone, View, ago, bytes, count};
+use crate::output::{Cell, Tone, View, ago, bytes, count, printable};
 
 /// What stands where there is nothing to say.
 const NOTHING: &str = "–";
@@ -75,16 +75,21 @@ pub(super) fn since_cell(workspace: &Workspace, view: &View) -> Cell {
     }
 }
 
-/// Returns what is kept of the past, in a few words.
-pub(super) fn history_cell(workspace: &Workspace) -> Cell {
-    let Some(history) = &workspace.history else { return Cell::toned(NOTHING, Tone::Faint) };
-    match history.state {
-        HistoryState::On => {
-            Cell::new(format!("{}, {}", count(history.snapshots, "snapshot"), bytes(history.stored_bytes)))
-        }
-        HistoryState::Starting => Cell::toned("starting", Tone::Faint),
-        HistoryState::Off { .. } => Cell::toned("off", Tone::Warning),
-    }
+/// Returns what is kept of the past, as a line; empty while nothing is known, and where a remark says it.
+pub(super) fn history_line(workspace: &Workspace, view: &View) -> String {
+    let Some(history) = workspace.history.as_ref().filter(|history| history.state == HistoryState::On) else {
+        return String::new();
+    };
+    let last = history.last_automatic.as_deref();
+    let last = last.map_or_else(String::new, |at| format!(", last automatic one {}", ago(at, view.now)));
+    format!(
+        "history of {}: {}{last}; {} of {}, {} of it trash\n",
+        printable(&workspace.name),
+        count(history.snapshots, "snapshot"),
+        bytes(history.stored_bytes),
+        bytes(history.budget_bytes),
+        bytes(history.trash_bytes)
+    )
 }
 
 /// Returns one line for each thing about the workspace that a person should know of.

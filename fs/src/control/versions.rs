@@ -75,6 +75,9 @@ fn command(entries: &[Entry], item: &Item) -> Option<String> {
     entries.iter().find(near).map(|entry| entry.process.command.clone()).filter(|command| !command.is_empty())
 }
 
+/// Size and time of a version, as far as they are known, and how well it is known.
+type Looked = (Option<(u64, i64)>, VersionCertainty);
+
 struct Item {
     version: FileVersion,
     until: Sequence,
@@ -175,6 +178,8 @@ impl<'a> Search<'a> {
         let to = until.map_or(Epoch::LAST.end(), |until| until.at);
         let snapshots: Vec<Epoch> =
             self.snapshots.iter().copied().filter(|epoch| (from..to).contains(&epoch.end())).collect();
+        // Under another name, and nobody knows since when: the snapshots that show it cannot be told.
+        let snapshots = if path.is_some() && since.is_none() { Vec::new() } else { snapshots };
         let moment = match until {
             None => None,
             Some(until) if until.at.before() >= self.trash_start => Some(until.at.before()),
@@ -211,7 +216,7 @@ impl<'a> Search<'a> {
         named: &Named,
         version: &Version,
         moment: Option<Sequence>,
-    ) -> Result<Option<(Option<(u64, i64)>, VersionCertainty)>, ArchiveError> {
+    ) -> Result<Option<Looked>, ArchiveError> {
         if version.kept.iter().any(|row| row.is_damaged) {
             let known = version.attributes.map(|attributes| (attributes.size, attributes.modified_ns));
             return Ok(Some((known, VersionCertainty::Damaged)));

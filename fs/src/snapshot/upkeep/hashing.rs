@@ -77,11 +77,12 @@ pub(crate) fn hash_some(
             return Ok(None);
         }
         for row in rows {
-            if row.hash.is_none() && !row.is_damaged {
-                if let Some((hash, allocated, read)) = hash_row(archive, &row, go_on)? {
-                    archive.with_catalog(|catalog| catalog.note_content(&row, hash, allocated))?;
-                    left = left.saturating_sub(read);
-                }
+            if row.hash.is_none()
+                && !row.is_damaged
+                && let Some((hash, allocated, read)) = hash_row(archive, &row, go_on)?
+            {
+                archive.with_catalog(|catalog| catalog.note_content(&row, hash, allocated))?;
+                left = left.saturating_sub(read);
             }
             after = Some(row.object);
             if left == 0 || !go_on() {
@@ -199,7 +200,10 @@ pub(crate) fn verify(
             }
             verified.objects += u64::from(after != Some(row.object));
             after = Some(row.object);
-            verified.unhashed += u64::from(row.hash.is_none());
+            // Of links and devices there are no bytes to hash.
+            let lacks_hash =
+                row.hash.is_none() && open_file(archive, row.object).is_ok_and(|file| file.is_some());
+            verified.unhashed += u64::from(lacks_hash);
             if let Some(kind) = look_at(archive, &row, deep, go_on, &mut verified.bytes)? {
                 // Put back or given up meanwhile.
                 if !archive.read()?.has_row(&row)? {

@@ -261,7 +261,7 @@ impl Round<'_> {
         match self.archive.trim_log() {
             Ok(()) => {}
             Err(error) => {
-                debug!(workspace = %self.subject.id, error = %one_line(&error), "history log is not trimmed")
+                debug!(workspace = %self.subject.id, error = %one_line(&error), "history log is not trimmed");
             }
         }
         Ok(())
