@@ -341,8 +341,9 @@ impl<'a> View<'a> {
         let mut worst = Certainty::Exact;
         for piece in &known.content.pieces {
             let kept = match piece.source {
-                Source::Kept(row) => Some(row.at),
-                Source::Live => None,
+                // What was taken away is the inode, which a mapping may go on to change.
+                Source::Kept(row) if row.origin != Origin::TakenAway => Some(row.at),
+                Source::Kept(_) | Source::Live => None,
             };
             let until = kept.unwrap_or(super::sequence::Epoch::LAST.end());
             let outside = past.outside_after(&file.inode, self.moment)?;

@@ -220,9 +220,12 @@ impl Past {
             let end = range.end.min(size.unwrap_or(u64::MAX));
             let read = || {
                 let mut statement = self.connection.prepare_cached(&format!(
-                    "SELECT {CONTENT} FROM content WHERE inode = ?1 AND at > ?2 ORDER BY at, offset, object"
+                    "SELECT {CONTENT} FROM content WHERE inode = ?1 AND at > ?2
+                     ORDER BY origin = ?3, at, offset, object"
                 ))?;
-                let mut rows = statement.query(params![inode, moment])?;
+                // What was taken away is the inode itself, which whoever had it open may have gone on to write to: what
+                // was kept of it then comes first.
+                let mut rows = statement.query(params![inode, moment, Origin::TakenAway])?;
                 let mut missing = Missing::new(range.start..end);
                 let mut pieces = Vec::new();
                 while let Some(row) = (!missing.is_empty()).then(|| rows.next()).transpose()?.flatten() {

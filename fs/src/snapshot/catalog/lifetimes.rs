@@ -47,9 +47,11 @@ pub(super) fn since(rows: &[ContentRow], inode: &Inode) -> Vec<Sequence> {
     let mut found = Vec::with_capacity(rows.len());
     for row in rows {
         let mut since = cover.oldest(row.held()).unwrap_or(row.at);
-        cover.set(row.covered(), row.at);
         if row.origin == Origin::TakenAway {
+            // It is the inode, and hides nothing of what was kept when that was written to afterwards.
             since = since.min(inode.xattrs_since(row.at));
+        } else {
+            cover.set(row.covered(), row.at);
         }
         found.push(since.max(inode.born(row.at)).min(row.at));
     }

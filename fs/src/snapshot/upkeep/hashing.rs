@@ -13,6 +13,7 @@ use crate::snapshot::archive::{Archive, ArchiveError};
 use crate::snapshot::catalog::ContentRow;
 use crate::snapshot::record::{ObjectId, Origin, Span};
 use crate::snapshot::sequence::Epoch;
+use crate::sys::lease::{Others, is_open_elsewhere};
 
 /// Objects that are read of at a time.
 const PAGE: usize = 64;
@@ -106,7 +107,10 @@ fn hash_row(
     let before = stat_of(object.as_fd())?;
     let now = jiff::Timestamp::now().as_second();
     let is_settled = |stat: &rustix::fs::Statx| now - stat.stx_mtime.tv_sec > SETTLED_SECS;
-    if row.origin == Origin::TakenAway && !is_settled(&before) {
+    // Whoever had it open when it was deleted may write on; nobody else can open it.
+    if row.origin == Origin::TakenAway
+        && (!is_settled(&before) || is_open_elsewhere(object.as_fd(), Others::Writers)?)
+    {
         return Ok(None);
     }
     let Some((hash, read)) = hash_span(object.as_fd(), row, go_on)? else { return Ok(None) };
