@@ -11,7 +11,7 @@ use crate::error::CliError;
 ///
 /// # Errors
 /// Says what is wrong with it.
-pub fn past_moment(option: &str, text: &str, now: &ZonedDateTime) -> Result<Timestamp, CliError> {
+pub(crate) fn past_moment(option: &str, text: &str, now: &ZonedDateTime) -> Result<Timestamp, CliError> {
     let wrong = |reason: &str| {
         CliError::new(ErrorCode::InvalidRequest, format!("{option} {text:?} {reason}")).with_hint(
             "give a span (\"2h ago\"), a time (14:05), \"yesterday 18:00\", or a date (\"2030-01-31 09:00\")",

@@ -10,6 +10,7 @@ mod attach;
 mod compression;
 mod error;
 pub(crate) mod mountinfo;
+mod past;
 mod payer;
 mod place;
 mod root;
@@ -49,7 +50,7 @@ use crate::catalog::DirectoryIdentity;
 use crate::keeper_link::{KeeperLink, OpenedSession, SessionId};
 use crate::kernel_quota::{KernelQuotaError, Subvolume};
 use crate::quota::{Account, HostSpace, Ledger};
-use crate::restore::{Ground, Jobs};
+use crate::restore::Jobs;
 use crate::session::{
     Accounting, LastRecount, OwnershipPolicy, Pages, Recounted, Refused, Session, SessionError,
     SessionOptions, SessionStats,
@@ -588,19 +589,6 @@ impl Mounted {
     /// Counts it now; takes seconds for a million files.
     pub(crate) fn recount(&self) -> Result<Recounted, String> {
         self.session.recount()
-    }
-
-    /// Returns the workspace and its past, to restore in it.
-    ///
-    /// # Errors
-    /// Why it has no past, as a sentence.
-    pub(crate) fn ground(&self) -> Result<Ground, String> {
-        Ok(Ground { fs: self.session.filesystem().clone(), archive: self.session.archive()? })
-    }
-
-    /// Returns what is being restored in it.
-    pub(crate) fn restores(&self) -> &Jobs {
-        &self.restores
     }
 
     /// Returns its superblock's number.

@@ -34,21 +34,19 @@ mod view;
 pub(crate) use archive::{Archive, ArchiveError};
 pub(crate) use budget::Fullness;
 pub(crate) use catalog::{
-    Below, Burst, CatalogError, ContentRow, Deletion, Difference, Event, Lost, NameDifference, NamedVersions,
-    Past, SnapshotRecord, SnapshotSpace, SnapshotState, Then, Version,
+    Burst, ContentRow, Event, Lost, Past, SnapshotRecord, SnapshotState, Then, Version, XattrList,
 };
 pub(crate) use comparison::{DifferenceOf, compare};
-pub(crate) use history::{EpochEnded, History, HistoryError, Permit, Step, attributes_of, now_ns};
+pub(crate) use history::{EpochEnded, History, Permit, Step, attributes_of, now_ns};
 pub(crate) use label::{MAX_GIVEN_NAME, candidates, label, may_be_given};
 pub(crate) use places::Places;
 pub(crate) use record::{
     Actor, Attributes, Cause, Named, ObjectId, Origin, SnapshotNote, SnapshotReason, Span,
 };
-pub(crate) use retention::{ClockFault, KeepReason, RetentionPlan, Verdict};
+pub(crate) use retention::{ClockFault, RetentionPlan};
 pub(crate) use sequence::{Epoch, Sequence};
 pub(crate) use temporary::is_temporary;
 pub(crate) use touched::{Affected, Touched};
-pub(crate) use undo_log::LogPosition;
 pub(crate) use upkeep::{
     Bounds, DamageKind, Evicted, Pace, collect, evict, hash_some, plan_now, retain, scan, trash_due, verify,
 };

@@ -16,6 +16,7 @@ mod jobs;
 mod kernel_tier;
 mod notices;
 mod pages;
+mod past_requests;
 mod quota;
 mod quota_board;
 mod quota_keeper;

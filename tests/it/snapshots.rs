@@ -130,7 +130,7 @@ fn a_comparison_says_what_was_added_removed_renamed_and_written() {
     fs::write(at("added"), "x").unwrap();
     fs::write(at("temporary"), "x").unwrap();
     fs::remove_file(at("temporary")).unwrap();
-    let mode = fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o600));
+    let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o600);
     fs::set_permissions(at("mode"), mode).unwrap();
     fs::write(at(".new"), "other").unwrap();
     fs::rename(at(".new"), at("replaced")).unwrap();

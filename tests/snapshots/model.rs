@@ -233,7 +233,7 @@ fn run(mount: &GuardMount, seed: u64, kind: FsKind) {
     let mut kills = 3;
     for step in 0..STEPS {
         // Errors are answers as well.
-        let _ = actor.step();
+        drop(actor.step());
         if actor.random.below(16) == 0 {
             let number = taken.len() as u64;
             let picture = Picture::of(&top).expect("the tree can be read");

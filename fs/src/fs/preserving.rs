@@ -34,11 +34,6 @@ pub(super) struct Parting<'a> {
 }
 
 impl GuardFs {
-    /// Returns the history that is kept, if one is.
-    pub(crate) fn history(&self) -> Option<&Arc<History>> {
-        self.history.as_ref()
-    }
-
     fn begin_step(&self, caller: Caller, cause: Cause) -> Option<Step<'_>> {
         self.history.as_deref().map(|history| history.step(caller.into(), cause))
     }

@@ -13,7 +13,7 @@ use super::RestoreError;
 use crate::backing::{Backing, proc_path};
 use crate::fs::GuardFs;
 use crate::snapshot::{
-    Archive, Attributes, ContentRow, Origin, Sequence, Span, View, attributes_of, list_attributes,
+    Archive, Attributes, ContentRow, Origin, Sequence, Span, View, XattrList, attributes_of, list_attributes,
 };
 use crate::sys::handle::FileHandle;
 
@@ -130,7 +130,7 @@ impl Ground {
     }
 
     /// Returns the extended attributes of an inode as it is.
-    pub(super) fn live_xattrs(&self, handle: &FileHandle) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+    pub(super) fn live_xattrs(&self, handle: &FileHandle) -> Result<XattrList, Errno> {
         list_attributes(self.backing().path_fd(handle)?.as_fd())
     }
 

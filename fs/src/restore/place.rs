@@ -268,10 +268,7 @@ impl Executor<'_> {
         let ground = self.ground;
         let owner = SettableAttributes { uid: Some(attributes.uid), gid: Some(attributes.gid), ..NOTHING };
         ground.fs.set_as_it_was(self.caller, node, owner)?;
-        let then = match self.view(moment)?.extended_attributes(inode) {
-            Ok(then) => then,
-            Err(error) => return Err(error.into()),
-        };
+        let then = self.view(moment)?.extended_attributes(inode)?;
         let refused = self.set_xattrs(node, &then)?;
         let time = |ns: i64| {
             SetTime::To(Timespec {

@@ -41,7 +41,6 @@ pub(super) fn plan(
         }
         (existed, new)
     };
-    drop(view);
     // What is new goes first, what lies deepest before its directory.
     for path in new.iter().rev() {
         planner.root(&root(path))?;

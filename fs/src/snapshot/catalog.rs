@@ -41,18 +41,16 @@ use super::undo_log::LogPosition;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 pub(crate) use apply::Applied;
-pub(crate) use as_of::{Content, ContentRow, FormerName, Outside, Piece, Source, Then, Trail, XattrList};
+pub(crate) use as_of::{Content, ContentRow, Source, Then, XattrList};
 pub(crate) use children::Asked;
 pub(crate) use columns::Event;
-pub(crate) use deletions::{Below, Burst, Deletion};
-pub(crate) use difference::{Difference, InodeDifference, NameDifference};
+pub(crate) use deletions::{Below, Burst};
 pub(crate) use error::CatalogError;
-pub(crate) use garbage::{Condemned, Disposal, Sweep, SweepStep};
+pub(crate) use garbage::{Condemned, Disposal, Sweep};
 pub(crate) use kept::Kept;
 pub(crate) use lost::Lost;
 pub(crate) use snapshots::{SnapshotRecord, SnapshotState};
-pub(crate) use space::{SnapshotSpace, Space};
-pub(crate) use versions::{NamedVersions, Version};
+pub(crate) use versions::Version;
 
 /// The file's name below the store's directory.
 pub(crate) const CATALOG_FILE: &str = "catalog.sqlite";

@@ -10,7 +10,7 @@
 mod step;
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -25,7 +25,7 @@ use rustix::time::{ClockId, clock_gettime};
 pub(crate) use step::Step;
 
 use super::epochs::{Entered, Epochs, StillRunning};
-use super::record::{Actor, Attributes, Cause, Change, Entry, Named, ObjectId, Origin, SnapshotNote, Span};
+use super::record::{Actor, Attributes, Cause, Change, Entry, ObjectId, Origin, SnapshotNote, Span};
 use super::sequence::{Epoch, Sequence};
 use super::store::{Store, StoreError, copy_range};
 use super::touched::{Affected, Content, Touched, TouchedInodes, UNIT_BYTES};
@@ -234,7 +234,7 @@ impl History {
 
     /// Sets what makes room when the filesystem is full; the first call counts.
     pub(crate) fn set_pressure(&self, pressure: Pressure) {
-        let _ = self.pressure.set(pressure);
+        drop(self.pressure.set(pressure));
     }
 
     /// Begins an operation that changes names or attributes.
@@ -319,10 +319,12 @@ impl History {
     }
 
     /// Returns since when a mapping may have changed a file unseen, if one may now.
-    pub(crate) fn mapped_since(&self, node: u64, handle: FileHandle) -> Option<Sequence> {
-        let touched = self.inodes.find(node, handle)?;
-        let since = *touched.mapped_since.lock();
-        since.filter(|_| !self.store.can_clone())
+    pub(crate) fn mapped_since(&self, handle: &FileHandle) -> Option<Sequence> {
+        if self.store.can_clone() {
+            return None;
+        }
+        let touched = self.mapped.lock().values().find(|touched| touched.handle == *handle).cloned()?;
+        *touched.mapped_since.lock()
     }
 
     /// Somebody changed a file, or the names in a directory, below the mount. Noted once an epoch for each directory, and for the
@@ -559,8 +561,9 @@ impl History {
     fn note(&self, entered: &Entered<'_>, actor: Actor, cause: Cause, changes: Vec<Change>) {
         let at = self.epochs.moment(entered.epoch());
         let entry = Entry { at, time_ns: self.clock(), actor, cause, changes };
-        // The gap is remembered and told.
-        let _ = self.append(entry);
+        if self.append(entry).is_err() {
+            // The gap is remembered and told.
+        }
     }
 
     /// Appends an entry; a gap before it is noted with it.

@@ -101,7 +101,10 @@ impl Store {
         };
         let name = OsStr::new("probe");
         // One that a worker left which died at this place.
-        let _ = rustix::fs::unlinkat(&self.dir, name, AtFlags::empty());
+        match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(source) => return Err(failed("try")(source)),
+        }
         match rustix::fs::linkat(&here, "", &self.dir, name, AtFlags::EMPTY_PATH) {
             Ok(()) => rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()).map_err(failed("try"))?,
             Err(Errno::XDEV) => return Err(StoreError::Elsewhere),

@@ -174,11 +174,6 @@ impl TouchedInodes {
         touched
     }
 
-    /// Returns what is known of an inode if anything is.
-    pub(super) fn find(&self, node: u64, handle: FileHandle) -> Option<Arc<Touched>> {
-        self.shard(node).lock().get(&node).filter(|touched| touched.handle == handle).cloned()
-    }
-
     fn shard(&self, node: u64) -> &Mutex<FxHashMap<u64, Arc<Touched>>> {
         &self.0[node as usize % SHARDS]
     }
@@ -208,8 +203,8 @@ mod tests {
         for node in 1..=(2 * MAX_IDLE * SHARDS) as u64 {
             all.get(node, handle(node));
         }
-        assert!(all.find(0, handle(0)).is_some_and(|touched| touched.has_attributes(Epoch(5))));
+        assert!(all.get(0, handle(0)).has_attributes(Epoch(5)));
         assert!(all.0.iter().all(|shard| shard.lock().len() <= MAX_IDLE));
-        assert!(all.find(0, handle(7)).is_none(), "another file with its number");
+        assert!(!all.get(0, handle(7)).has_attributes(Epoch(5)), "another file with its number");
     }
 }

@@ -217,6 +217,7 @@ impl Reader {
     }
 
     /// Returns the bytes so far that were no entry.
+    #[cfg(test)]
     pub(crate) fn garbage(&self) -> u64 {
         self.garbage
     }

@@ -14,8 +14,8 @@ mod hashing;
 mod retain;
 mod scan;
 
-pub(crate) use collect::{Collected, Pace, collect};
+pub(crate) use collect::{Pace, collect};
 pub(crate) use evict::{Evicted, evict};
-pub(crate) use hashing::{Damage, DamageKind, Verified, hash_some, verify};
-pub(crate) use retain::{Bounds, Retained, plan_now, retain, trash_due};
-pub(crate) use scan::{Scanned, scan};
+pub(crate) use hashing::{DamageKind, hash_some, verify};
+pub(crate) use retain::{Bounds, plan_now, retain, trash_due};
+pub(crate) use scan::scan;

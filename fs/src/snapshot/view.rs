@@ -22,7 +22,7 @@ use rustix::fs::{Dir, OFlags};
 use rustix::io::Errno;
 
 use super::archive::{Archive, ArchiveError};
-use super::catalog::{Content, ContentRow, Past, Source, Then};
+use super::catalog::{Content, ContentRow, Past, Source, Then, XattrList};
 use super::history::attributes_of;
 use super::record::{Attributes, Named, Origin, Span};
 use super::sequence::Sequence;
@@ -238,10 +238,7 @@ impl<'a> View<'a> {
     ///
     /// # Errors
     /// As [`Self::attributes`].
-    pub(crate) fn extended_attributes(
-        &self,
-        inode: &FileHandle,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ArchiveError> {
+    pub(crate) fn extended_attributes(&self, inode: &FileHandle) -> Result<XattrList, ArchiveError> {
         let now = self.backing.path_fd(inode).and_then(|fd| list_attributes(fd.as_fd()));
         let past = self.archive.read()?;
         let before = past.xattrs_at(inode, self.moment)?;
@@ -298,7 +295,7 @@ impl<'a> View<'a> {
             Err(errno) => return Err(errno.into()),
         };
         let content = Mutex::new(None);
-        Ok(PastFile { inode: *inode, attributes, moment: self.moment, time_ns: self.time_ns, live, content })
+        Ok(PastFile { inode: *inode, attributes, moment: self.moment, live, content })
     }
 
     /// Returns whether a file was changed past the mount, so that what is read of it is not what it was. Ask after reading.
@@ -350,7 +347,8 @@ impl<'a> View<'a> {
             if outside.iter().any(|outside| outside.at < until) {
                 return Ok(Certainty::ChangedOutside);
             }
-            if past.is_fuzzy(&file.inode, self.moment, kept)? {
+            let mapped = self.archive.history().mapped_since(&file.inode);
+            if mapped.is_some_and(|since| since < until) || past.is_fuzzy(&file.inode, self.moment, kept)? {
                 worst = Certainty::Fuzzy;
             }
         }
@@ -368,7 +366,6 @@ pub(crate) struct PastFile {
     inode: FileHandle,
     attributes: Attributes,
     moment: Sequence,
-    time_ns: Option<i64>,
     live: Option<OwnedFd>,
     content: Mutex<Option<Arc<Known>>>,
 }
@@ -383,11 +380,6 @@ impl PastFile {
     /// Returns its attributes.
     pub(crate) fn attributes(&self) -> &Attributes {
         &self.attributes
-    }
-
-    /// Returns the time of the moment.
-    pub(crate) fn time_ns(&self) -> Option<i64> {
-        self.time_ns
     }
 
     /// Returns the row of the object that holds all of it, if one does: what was deleted or cloned.
@@ -572,7 +564,7 @@ fn attribute_of(fd: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Vec<u8>>, Err
 ///
 /// # Errors
 /// As listxattr(2) and getxattr(2).
-pub(crate) fn list_attributes(fd: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+pub(crate) fn list_attributes(fd: BorrowedFd<'_>) -> Result<XattrList, Errno> {
     let path = proc_path(fd);
     // With an empty buffer listxattr() itself would say 0, whatever there is.
     match rustix::fs::listxattr_query(&path) {
@@ -602,7 +594,7 @@ pub(crate) fn list_attributes(fd: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::list_attributes;
 
     #[test]
     fn extended_attributes_are_listed_with_their_values() {

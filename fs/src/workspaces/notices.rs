@@ -99,19 +99,15 @@ impl Driver {
     pub(super) fn restore_notices(&self, records: &[WorkspaceRecord]) {
         for record in records {
             let is_about = |event: &Event| {
-                let is_quota = is_notice(event.kind);
-                let is_notice = matches!(
+                let is_history = matches!(
                     event.kind,
-                    EventKind::QuotaCrossed
-                        | EventKind::QuotaGrace
-                        | EventKind::QuotaRefused
-                        | EventKind::HistoryOff
+                    EventKind::HistoryOff
                         | EventKind::HistoryEvicted
                         | EventKind::HistoryLost
                         | EventKind::HistoryDamaged
                 );
                 let is_named = event.workspace.as_ref().is_none_or(|name| *name == record.name);
-                is_notice && is_named && event.owner_uid == Some(record.owner_uid)
+                (is_notice(event.kind) || is_history) && is_named && event.owner_uid == Some(record.owner_uid)
             };
             for event in self.events.last(KEPT, is_about).events {
                 self.registry.notices().post(&record.id, &event.at, &event.message);

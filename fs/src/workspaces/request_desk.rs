@@ -20,6 +20,7 @@ use wsguard_api::{
 use super::driver::{Driver, catalog_error};
 use super::jobs::{Job, Jobs};
 use super::pages::{printable, size};
+use super::past_requests;
 use super::quota_board::ProjectView;
 use super::registry::Registry;
 use super::requests::{self, Verb};
@@ -50,6 +51,23 @@ pub(crate) struct UserRequest {
     verb: Verb,
     uid: u32,
     command: String,
+}
+
+impl UserRequest {
+    /// Returns the id of the workspace that it was written in.
+    pub(super) fn workspace(&self) -> &str {
+        &self.workspace
+    }
+
+    /// Returns its number at the desk.
+    pub(super) fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// Returns who wrote it.
+    pub(super) fn uid(&self) -> u32 {
+        self.uid
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -143,7 +161,7 @@ impl RequestDesk {
         serial
     }
 
-    fn answer(&self, workspace: &str, serial: u64, answer: Result<String, (Errno, String)>) {
+    pub(super) fn answer(&self, workspace: &str, serial: u64, answer: Result<String, (Errno, String)>) {
         let mut desks = self.desks.lock();
         let desk = desks.by_workspace.get_mut(workspace);
         let entry = desk.and_then(|desk| desk.entries.iter_mut().find(|entry| entry.serial == serial));
@@ -244,6 +262,7 @@ impl Driver {
     /// Carries out what was asked for from inside.
     pub(super) fn carry_out(&mut self, request: &UserRequest) {
         let answer = match &request.verb {
+            Verb::Past(line) => return past_requests::carry_out(&self.registry, request, line.clone()),
             // Answered at the desk.
             Verb::Help => Ok(requests::help()),
             Verb::Boost { bytes, inodes, seconds, reason } => {

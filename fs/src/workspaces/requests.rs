@@ -4,6 +4,8 @@
 //! what it asks for is carried out by the driver ([`super::request_desk`]). A further verb is one more row of
 //! [`VERBS`], one arm of [`parse`] and one of the driver's.
 
+use crate::restore::Line;
+
 /// Longest reason, characters.
 const LONGEST_REASON: usize = 200;
 
@@ -15,8 +17,15 @@ const MOST_BYTES: u64 = 1 << 50;
 const MOST_FILES: u64 = 1_000_000_000;
 
 /// What there is, and what it is for.
-const VERBS: [(&str, &str); 2] = [
+const VERBS: [(&str, &str); 5] = [
     ("help", "tell what can be asked for"),
+    ("undo", "take the last deletion or overwriting of many files back"),
+    (
+        "restore PATH at TIME",
+        "bring a file or directory back as it was: restore data/run1 at 2h ago. Without `at TIME`: as it was before it \
+         was deleted last. What exists stays, and what comes back gets a name beside it",
+    ),
+    ("snapshot NAME", "keep the workspace as it is now; NAME may be left out"),
     (
         "boost SIZE for TIME because REASON",
         "ask an administrator for more room for a while, such as: boost 200G for 7d because paper deadline; \
@@ -29,6 +38,8 @@ const VERBS: [(&str, &str); 2] = [
 pub(super) enum Verb {
     /// To be told what there is.
     Help,
+    /// Something of the past.
+    Past(Line),
     /// More room for a while.
     Boost {
         /// Bytes more; 0 if it is about files.
@@ -59,6 +70,8 @@ pub(super) enum Complaint {
     TimeRange,
     #[error("a boost has at least 1 byte or file and at most 1 PiB or 1,000,000,000 files")]
     SizeRange,
+    #[error("{0}")]
+    Past(String),
     #[error("the reason has {0} characters, {LONGEST_REASON} are enough")]
     LongReason(usize),
 }
@@ -69,6 +82,9 @@ pub(super) fn parse(line: &str) -> Result<Verb, Complaint> {
     let verb = words.next().unwrap_or_default();
     match verb {
         "help" => Ok(Verb::Help),
+        "undo" | "restore" | "snapshot" => Line::parse(line, jiff::Timestamp::now())
+            .map(Verb::Past)
+            .map_err(|error| Complaint::Past(error.to_api().message)),
         "boost" => boost(&words.collect::<Vec<_>>()),
         _ => Err(Complaint::UnknownVerb(verb.chars().take(20).collect())),
     }

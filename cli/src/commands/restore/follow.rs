@@ -13,13 +13,13 @@ use crate::error::{CliError, ExitStatus};
 use crate::output::{Format, Printer, Verbosity, bytes};
 
 /// How long an answer may take: a plan reads directories and compares files.
-pub const LIMIT: Duration = Duration::from_secs(3600);
+pub(crate) const LIMIT: Duration = Duration::from_secs(3600);
 /// The first pause between two looks; it grows to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LAST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Waits until a restore has ended and says what was done.
-pub fn follow(
+pub(crate) fn follow(
     client: &Client,
     path: &Path,
     mut job: RestoreJob,
@@ -111,7 +111,7 @@ fn error_code(reason: &str) -> ErrorCode {
 ///
 /// # Errors
 /// If nobody can be asked.
-pub fn is_confirmed(question: &str, printer: &Printer) -> Result<bool, CliError> {
+pub(crate) fn is_confirmed(question: &str, printer: &Printer) -> Result<bool, CliError> {
     if printer.format() == Format::Json || !std::io::stdin().is_terminal() {
         return Err(CliError::new(ErrorCode::InvalidRequest, "nobody can be asked before files are changed")
             .with_hint("look at the plan with --dry-run, then run it with --yes"));

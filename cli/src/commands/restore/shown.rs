@@ -10,7 +10,7 @@ use wsguard_api::{
 use crate::output::{Cell, Column, Table, View, bytes, count, printable};
 
 /// Returns a plan.
-pub fn plan(plan: &RestorePlan, zone: &TimeZone) -> String {
+pub(crate) fn plan(plan: &RestorePlan, zone: &TimeZone) -> String {
     let mut text = String::new();
     for origin in &plan.origins {
         let when = origin.at.as_deref().map_or_else(|| "now".to_owned(), |at| local(at, zone));
@@ -26,7 +26,7 @@ pub fn plan(plan: &RestorePlan, zone: &TimeZone) -> String {
 }
 
 /// Returns what a restore did.
-pub fn ended(job: &RestoreJob) -> String {
+pub(crate) fn ended(job: &RestoreJob) -> String {
     let what = match job.kind {
         RestoreKind::Restore => "restore",
         RestoreKind::Undo => "undo",
@@ -36,7 +36,7 @@ pub fn ended(job: &RestoreJob) -> String {
 }
 
 /// Returns the list of restores.
-pub fn jobs(jobs: &RestoreJobs, view: &View) -> String {
+pub(crate) fn jobs(jobs: &RestoreJobs, view: &View) -> String {
     if jobs.items.is_empty() {
         return "nothing was restored yet\n".to_owned();
     }
@@ -63,7 +63,7 @@ pub fn jobs(jobs: &RestoreJobs, view: &View) -> String {
 }
 
 /// Returns what was deleted, by whom and when.
-pub fn burst(burst: &UndoBurst, view: &View) -> String {
+pub(crate) fn burst(burst: &UndoBurst, view: &View) -> String {
     let zone = TimeZone::system();
     let mut what = Vec::new();
     for (number, noun) in [
@@ -100,7 +100,7 @@ pub fn burst(burst: &UndoBurst, view: &View) -> String {
 }
 
 /// Returns the list of bursts.
-pub fn bursts(list: &UndoList, view: &View) -> String {
+pub(crate) fn bursts(list: &UndoList, view: &View) -> String {
     if list.items.is_empty() {
         return format!("nothing was deleted or overwritten in {}\n", printable(&list.workspace));
     }
@@ -112,7 +112,7 @@ pub fn bursts(list: &UndoList, view: &View) -> String {
 }
 
 /// Returns a note.
-pub fn note(note: &RestoreNote) -> String {
+pub(crate) fn note(note: &RestoreNote) -> String {
     if note.path.is_empty() {
         printable(&note.reason).into_owned()
     } else {

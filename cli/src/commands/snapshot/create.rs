@@ -57,7 +57,7 @@ pub(super) fn run(
     match printer.format() {
         Format::Json => printer.json(&taken)?,
         Format::Text if printer.verbosity() == Verbosity::Quiet => {
-            printer.data(&format!("{}\n", taken.id))?
+            printer.data(&format!("{}\n", taken.id))?;
         }
         Format::Text => {
             let name = args.name.as_deref().map_or_else(String::new, |name| format!(" ({name})"));

@@ -102,6 +102,7 @@ impl Past {
     ///
     /// # Errors
     /// If the file cannot be read.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a question that no command asks yet"))]
     pub(crate) fn deleted(
         &self,
         since: Sequence,
@@ -174,6 +175,7 @@ impl Past {
     ///
     /// # Errors
     /// If the file cannot be read.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a question that no command asks yet"))]
     pub(crate) fn moment_before_delete(
         &self,
         parent: &FileHandle,

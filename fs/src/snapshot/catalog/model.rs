@@ -377,7 +377,7 @@ impl World {
                 continue;
             }
             self.touched.insert((file, at));
-            let id = *object.get_or_insert_with(|| self.next_object);
+            let id = *object.get_or_insert(self.next_object);
             self.next_object = self.next_object.max(id + 1);
             let object = self.objects.entry(id).or_insert_with(|| Object::Bytes(BTreeMap::new()));
             let Object::Bytes(kept) = object else { unreachable!("it is a copy") };
@@ -389,7 +389,11 @@ impl World {
                     *length += 1;
                 }
                 _ => {
-                    changes.push(content(ObjectId(id), Span::Range { offset: at, length: 1 }, Origin::Copied))
+                    changes.push(content(
+                        ObjectId(id),
+                        Span::Range { offset: at, length: 1 },
+                        Origin::Copied,
+                    ));
                 }
             }
         }
@@ -400,7 +404,7 @@ impl World {
         if self.bytes(file).is_none() {
             return;
         }
-        let changes = self.preserve(file, offset..offset + length, value % 5 == 0);
+        let changes = self.preserve(file, offset..offset + length, value.is_multiple_of(5));
         self.note(Cause::Write, changes);
         let now = self.time_ns;
         let inode = self.inodes.get_mut(&file).unwrap();
@@ -520,7 +524,7 @@ impl World {
     }
 
     /// An inode that has no name holds its extended attributes, if it is in the store.
-    fn xattrs_at(&self, past: &Past, inode: &FileHandle, moment: Sequence) -> XattrList {
+    fn xattrs_at(&self, past: &Past, inode: &FileHandle, moment: Sequence) -> Vec<(Vec<u8>, Vec<u8>)> {
         past.xattrs_at(inode, moment).unwrap().unwrap_or_else(|| {
             let inode = number(inode);
             let is_alive = self.names().iter().any(|(.., named)| *named == inode) || inode == ROOT;

@@ -107,7 +107,7 @@ fn cut_off_and_replaced_files_are_in_bursts() {
     let (_dir, catalog) = catalog_of(vec![
         entry(1, 1, 7, Cause::Rename, replaced),
         entry(1, 2, 7, Cause::Rename, exchanged),
-        entry(1, 3, 7, Cause::Truncate, cut.clone()),
+        entry(1, 3, 7, Cause::Truncate, cut),
         entry(1, 4, 7, Cause::Write, vec![attributes(35, 1)]),
     ]);
     let bursts = catalog.past().bursts(Sequence::ZERO).unwrap();
@@ -280,8 +280,11 @@ fn changes_outside_are_told_from_the_moment_on() {
         entry(1, 2, 0, Cause::Outside, vec![outside(None)]),
     ]);
     let after = |n| catalog.past().outside_after(&handle(9), moment(1, n)).unwrap();
-    let file = Outside { name: None, at: moment(1, 2) };
-    assert_eq!(after(0), [Outside { name: Some(b"x".to_vec()), at: moment(1, 1) }, file.clone()]);
+    let file = super::as_of::Outside { name: None, at: moment(1, 2) };
+    assert_eq!(
+        after(0),
+        [super::as_of::Outside { name: Some(b"x".to_vec()), at: moment(1, 1) }, file.clone()]
+    );
     assert_eq!(after(1), [file]);
     assert_eq!(after(2), []);
 }
@@ -336,7 +339,7 @@ fn ranges_of_one_object_are_punched_and_the_last_one_removes_it() {
         catalog.past().condemned(10).unwrap()
     };
     let condemned = sweep(&mut catalog, moment(1, 1));
-    assert_eq!(condemned[0].disposal, Disposal::Punch(vec![0..10]));
+    assert_eq!(condemned[0].disposal, Disposal::Punch(std::iter::once(0..10).collect()));
     assert_eq!((condemned[0].bytes, catalog.past().stored_bytes().unwrap()), (10, 20));
     // Not disposed of yet when the other one is condemned too.
     let condemned = sweep(&mut catalog, moment(1, 2));

@@ -155,7 +155,7 @@ proptest! {
         let expected = dump(&catalog);
         let again = catalog.apply(world.log()).unwrap();
         prop_assert_eq!((again.entries, again.rows), (0, 0));
-        prop_assert_eq!(dump(&catalog), expected.clone());
+        prop_assert_eq!(&dump(&catalog), &expected);
         drop(catalog);
         Catalog::set_aside(dir.path(), jiff::Timestamp::UNIX_EPOCH).unwrap();
         // In two parts, the second beginning too early.
@@ -204,11 +204,11 @@ proptest! {
             .symmetric_difference(&names(later))
             .map(|(parent, name, _)| (*parent, name.clone()))
             .collect();
-        let differs = |name: &&NameDifference| match &name.later {
+        let differs = |name: &&super::difference::NameDifference| match &name.later {
             Then::Was(later) => *later != name.earlier,
             Then::AsNow => world.named_now(&name.parent, &name.name) != name.earlier,
         };
-        let place = |name: &NameDifference| (number(&name.parent), name.name.clone());
+        let place = |name: &super::difference::NameDifference| (number(&name.parent), name.name.clone());
         let listed: BTreeSet<(u64, Vec<u8>)> = found.names.iter().filter(differs).map(place).collect();
         // A directory may have been put back or taken away with what is in it, of which nothing is noted then.
         let directories = |moment| -> BTreeSet<u64> {

@@ -331,8 +331,10 @@ proptest! {
         let newest = snapshots.last().unwrap().time;
         let others = snapshots.iter().filter(|snapshot| {
             let is_recent = newest.duration_since(snapshot.time) < policy.within();
-            survivors.contains(&snapshot.id.0) && !snapshot.is_held && !snapshot.is_open && !is_recent
-                && !(snapshot.is_event() && newest.duration_since(snapshot.time) < EVENT_FLOOR)
+            let is_young_event =
+                snapshot.is_event() && newest.duration_since(snapshot.time) < EVENT_FLOOR;
+            let is_safe = snapshot.is_held || snapshot.is_open || is_recent || is_young_event;
+            survivors.contains(&snapshot.id.0) && !is_safe
         });
         prop_assert!(others.count() <= limit as usize);
     }
