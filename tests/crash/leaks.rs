@@ -1,7 +1,10 @@
 //! What workers that died may not leave behind: open handles, known inodes, space of deleted files.
 
 use std::{
-    fs, thread,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -28,11 +31,23 @@ impl Usage {
         fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
         let workspace = ground.daemon().workspace(&ground.mount.workspace().id);
         let space = rustix::fs::statvfs(ground.mount.backing().path()).unwrap();
+        let kept = Self::kept(&ground.mount.backing().path().join(".wsguard"));
         Self {
             handles: workspace.open_handles,
             inodes: workspace.inodes_known,
-            bytes: (space.f_blocks - space.f_bfree) * space.f_frsize,
+            bytes: ((space.f_blocks - space.f_bfree) * space.f_frsize).saturating_sub(kept),
         }
+    }
+
+    /// Bytes of what is kept of deleted and overwritten files, beside the workspace.
+    fn kept(dir: &Path) -> u64 {
+        let Ok(entries) = fs::read_dir(dir) else { return 0 };
+        let of_entry = |entry: io::Result<fs::DirEntry>| {
+            let entry = entry.ok()?;
+            let meta = entry.metadata().ok()?;
+            Some(meta.blocks() * 512 + if meta.is_dir() { Self::kept(&entry.path()) } else { 0 })
+        };
+        entries.filter_map(of_entry).sum()
     }
 
     /// Drops the kernel's caches until nothing goes down any more.

@@ -80,7 +80,9 @@ fn file_that_was_registered_and_not_noted_gives_its_space_back() {
         return;
     }
     let _alone = alone();
-    let mut twin = Twin::new_on(Backing::Tmpfs(64 << 20), Duration::from_secs(60));
+    // What is deleted goes at once.
+    let config = "[snapshots]\nenabled = false\n";
+    let mut twin = Twin::configured(Backing::Tmpfs(64 << 20), Duration::from_secs(60), config);
     twin.fresh_tree();
     let before = twin.used_bytes();
     for stages in [&["registered"][..], &["registered", "registered"]] {

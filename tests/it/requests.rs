@@ -64,8 +64,11 @@ fn boost_is_asked_for_in_a_container_and_approved() {
     let text = quota(&mount, &["approve", "1", "--reason", "good luck"]).ok();
     assert!(text.contains("request 1 of bert (2.0 GiB for 7d): approved"), "{text}");
     assert_eq!(hard(&mount), 3 * GIB);
-    let answer = container.shell("cat /workspace/.wsguard/request").ok();
-    assert!(answer.contains("request 1 was approved: 2 GiB more for 7 d: good luck"), "{answer}");
+    // What is read may be a tenth of a second old.
+    wait_until("the approval to be readable", PATIENCE, || {
+        let answer = container.shell("cat /workspace/.wsguard/request").ok();
+        answer.contains("request 1 was approved: 2 GiB more for 7 d: good luck")
+    });
     let notices = fs::read_to_string(mount.path().join(".wsguard/notices")).unwrap();
     assert!(notices.contains("request 1 was approved"), "{notices}");
     wait_until("the log to have it", PATIENCE, || {
@@ -79,6 +82,30 @@ fn boost_is_asked_for_in_a_container_and_approved() {
     assert_eq!(quota(&mount, &["approve", "99"]).code, 3);
     assert!(requests(&mount, &[]).is_empty());
     assert_eq!(requests(&mount, &["--all"])[0].state, RequestState::Approved);
+}
+
+#[test]
+fn notebook_and_its_folder_come_back_without_leaving_the_container() {
+    require!(fuse, docker);
+    let mount = mounted();
+    let container =
+        Docker::engine().run().volume(mount.path(), "/workspace").shell_in_background("sleep 600");
+    let shell = |script: &str| container.shell(script).ok();
+    shell(
+        "cd /workspace && mkdir work && echo first > work/a.ipynb && echo snapshot good > .wsguard/request",
+    );
+    wait_until("the snapshot", PATIENCE, || answer(&mount).contains("is taken"));
+    shell("cd /workspace && echo second > work/a.ipynb");
+    assert_eq!(shell("cat /workspace/.snapshots/good/work/a.ipynb"), "first\n");
+    assert_eq!(shell("cat /workspace/work/.snapshots/good/a.ipynb"), "first\n");
+    shell("cd /workspace && rm -rf work && ! test -e work && echo undo > .wsguard/request");
+    wait_until("the folder to be back", PATIENCE, || answer(&mount).contains("is done"));
+    assert_eq!(shell("cat /workspace/work/a.ipynb"), "second\n");
+    shell("cd /workspace && cp .snapshots/good/work/a.ipynb work/a.ipynb");
+    assert_eq!(shell("cat /workspace/work/a.ipynb"), "first\n");
+    let refused = container.shell("echo restore ../etc > /workspace/.wsguard/request");
+    assert_ne!(refused.code, 0, "{}", refused.stdout);
+    assert!(answer(&mount).contains("leads out of the workspace"), "{}", answer(&mount));
 }
 
 #[test]

@@ -292,8 +292,9 @@ impl GuardFs {
     fn reach(&self, node: u64, handle: Option<FileHandle>) -> Result<Option<Stat>, Errno> {
         let Some(file) = self.open_reached(node, handle, OFlags::PATH)? else { return Ok(None) };
         let stat = stat_of(file.as_fd())?;
-        // Another file may have had the name when the handle was taken.
-        Ok((stat.stx_nlink > 0 && self.node_of(&stat)? == node).then_some(stat))
+        // Another file may have had the name when the handle was taken; and a deleted one has a name in the store.
+        let is_named = stat.stx_nlink > 0 && self.table.life(node) == Life::Named;
+        Ok((is_named && self.node_of(&stat)? == node).then_some(stat))
     }
 
     /// See [`super::charging::Still`].

@@ -42,9 +42,17 @@ impl Twin {
     }
 
     pub(super) fn new_on(backing: Backing, deadline: Duration) -> Self {
+        Self::configured(backing, deadline, "")
+    }
+
+    /// As [`Self::new_on`], with this config file.
+    pub(super) fn configured(backing: Backing, deadline: Duration, config: &str) -> Self {
         let plain = Scratch::new();
         let list = plain.path().join("fail-points");
-        let daemon = Daemon::builder().env("WSGUARD_FAIL_POINTS", list.to_str().unwrap()).deadline(deadline);
+        let daemon = Daemon::builder()
+            .config(config)
+            .env("WSGUARD_FAIL_POINTS", list.to_str().unwrap())
+            .deadline(deadline);
         let mount = GuardMount::builder().backing(backing).daemon(daemon).mount();
         let (trees, deaths, last_death) = (0, 0, Instant::now());
         Self { mount, plain, list, trees, last_death, deaths }
