@@ -170,6 +170,8 @@ impl Daemon {
             .env("WSGUARD_STATE_DIR", self.state_dir())
             .env("WSGUARD_RUNTIME_DIR", self.runtime_dir())
             .env("WSGUARD_CONFIG", self.config_file())
+            // Some commands start a daemon.
+            .env("WSGUARD_STORE_DIR", self.dir().join("p"))
             .env("NO_COLOR", "1")
             .env_remove("WSGUARD_SOCKET")
     }
