@@ -99,7 +99,9 @@ impl GuardFs {
     ) -> Result<Option<Parting<'_>>, Errno> {
         let Some(mut step) = self.begin_step(caller, cause) else { return Ok(None) };
         if self.is_fleeting(name, victim) {
-            return Ok(None);
+            // Not noted, but still a part of the epoch in which no snapshot has the file: one that is taken before it is
+            // gone waits.
+            return Ok(Some(Parting { step, object: None }));
         }
         let directory = self.table.get(parent.0)?.handle;
         step.name(directory, name, Some(victim.named()));

@@ -561,9 +561,8 @@ impl History {
     fn note(&self, entered: &Entered<'_>, actor: Actor, cause: Cause, changes: Vec<Change>) {
         let at = self.epochs.moment(entered.epoch());
         let entry = Entry { at, time_ns: self.clock(), actor, cause, changes };
-        if self.append(entry).is_err() {
-            // The gap is remembered and told.
-        }
+        // On an error the gap is remembered, counted and told by itself; the change goes ahead.
+        self.append(entry).unwrap_or_default();
     }
 
     /// Appends an entry; a gap before it is noted with it.
