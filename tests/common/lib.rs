@@ -22,6 +22,7 @@ mod mapping;
 mod mount;
 mod mountinfo;
 mod process;
+mod random;
 mod require;
 mod scratch;
 mod service_manager;
@@ -41,6 +42,7 @@ pub use mountinfo::{Mount, mounts, mounts_below, mounts_of_process, unmount_belo
 pub use process::{
     StoppedThreads, children, command_line, is_alive, kill, open_fds, resident_bytes, threads,
 };
+pub use random::Random;
 pub use require::{Facility, require_tool};
 pub use scratch::Scratch;
 pub use service_manager::ServiceManager;

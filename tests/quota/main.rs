@@ -18,6 +18,4 @@ mod operations;
 #[cfg(test)]
 mod outside;
 #[cfg(test)]
-mod random;
-#[cfg(test)]
 mod sequences;

@@ -11,17 +11,14 @@ use std::{
     time::Duration,
 };
 
-use harness::{Mapping, Protection, kill, wait_until};
+use harness::{Mapping, Protection, Random, kill, wait_until};
 use rustix::{
     fs::{FallocateFlags, XattrFlags},
     process::Signal,
 };
 use wsguard_api::QuotaState;
 
-use super::{
-    ground::{Below, EndOnDrop, Ground, on_every_filesystem},
-    random::Random,
-};
+use super::ground::{Below, EndOnDrop, Ground, on_every_filesystem};
 
 on_every_filesystem!(random_operations_under_kills_end_exactly);
 

@@ -12,8 +12,6 @@ mod names;
 #[cfg(test)]
 mod picture;
 #[cfg(test)]
-mod random;
-#[cfg(test)]
 mod read_only;
 #[cfg(test)]
 mod tree;

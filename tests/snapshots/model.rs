@@ -12,14 +12,14 @@ use std::{
     time::Duration,
 };
 
-use harness::{Backing, FsKind, GuardMount, Mapping, Protection, kill, wait_until};
+use harness::{Backing, FsKind, GuardMount, Mapping, Protection, Random, kill, wait_until};
 use rustix::{
     fs::{AtFlags, FallocateFlags, RenameFlags, Timespec, Timestamps, XattrFlags},
     process::Signal,
 };
 use wsguard_api::Ownership;
 
-use super::{picture::Picture, random::Random};
+use super::picture::Picture;
 
 /// Operations of one sequence.
 const STEPS: u64 = 160;
@@ -64,7 +64,7 @@ impl Actor {
     }
 
     fn bytes(&mut self) -> Vec<u8> {
-        let (length, first) = (self.length(), self.random.next());
+        let (length, first) = (self.length(), self.random.number());
         (0..length).map(|at| (first.wrapping_add(at.wrapping_mul(0x9e37_79b9)) >> 3) as u8).collect()
     }
 
@@ -198,7 +198,7 @@ impl Actor {
         if length > 0 {
             let mapping = Mapping::new(&file, length, Protection::ReadWrite)?;
             let at = self.random.below(length as u64) as usize;
-            mapping.store(at, &[self.random.next() as u8]);
+            mapping.store(at, &[self.random.number() as u8]);
         }
         Ok(())
     }
