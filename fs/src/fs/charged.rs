@@ -9,6 +9,7 @@ use rustix::fs::{OFlags, StatVfs};
 use rustix::io::Errno;
 
 use super::charging::{Charge, Charging, Names, ceil_block};
+use super::open_files::OpenFile;
 use super::{GuardFs, borrow, refusals};
 use crate::accounting::Accounting;
 use crate::backing::{Backing, Stat, stat_of};
@@ -252,6 +253,24 @@ impl GuardFs {
     pub(super) fn settle_synced(&self, node: u64, file: BorrowedFd<'_>) {
         if let Some(charging) = &self.charging {
             charging.settle_synced(node, file);
+        }
+    }
+
+    /// Looks at a file that is about to be closed, if something was booked for it without a look. Without success it is
+    /// looked at within seconds.
+    pub(super) fn settle_inferred(&self, open_file: &OpenFile) {
+        let Some(charging) = &self.charging else { return };
+        let Some(charge) = open_file.known_charge().filter(|charge| charge.is_inferred()) else { return };
+        match open_file.file(self) {
+            Ok(file) => {
+                let delta = charging.settle_inferred(open_file.node, charge, file.as_fd());
+                if let Some(tally) = open_file.known_tally() {
+                    tally.cost(delta);
+                }
+            }
+            Err(errno) => {
+                tracing::debug!(ino = open_file.node, %errno, "a closed file cannot be looked at; later")
+            }
         }
     }
 

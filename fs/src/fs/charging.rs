@@ -19,8 +19,11 @@
 
 mod afterglow;
 mod density;
+mod inferred;
 mod mapping;
 mod names;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -33,6 +36,7 @@ use rustc_hash::FxHashMap;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use self::inferred::AtEnd;
 pub(super) use self::mapping::Mapper;
 pub(super) use self::names::Names;
 use super::recount::Recount;
@@ -119,17 +123,14 @@ struct Charged {
     looks: u32,
     /// Changes under way that may leave holes. While there is one, nothing is known of the file's density.
     cutters: u32,
+    /// How many there have been, those under way included.
+    cuts: u64,
+    /// A write at its end takes what it adds, and nothing else (see [`inferred`]).
+    is_plain: bool,
+    /// Bytes that were booked since the last look, without one.
+    inferred: u64,
     /// How it is reached once the kernel has forgotten it.
     handle: Option<FileHandle>,
-}
-
-impl Charged {
-    /// Up to where a hold pays for every hole. Stores or writes may fill them; each takes its block once.
-    fn held_end(&self) -> u64 {
-        let end = ceil_block(self.size);
-        let is_complete = self.mappers > 0 && self.hold >= end.saturating_sub(self.bytes.unwrap_or(0));
-        if is_complete { end } else { 0 }
-    }
 }
 
 /// A write that may go ahead.
@@ -149,6 +150,8 @@ enum Growth {
     None { dense_end: u64 },
     /// The size grows within the last block, as long as the file is dense up to here.
     WithinBlock { dense_end: u64 },
+    /// Blocks are added at the end of a file that was plain and had seen so many cuts.
+    AtEnd { cuts: u64 },
     /// Blocks may be allocated.
     Blocks,
 }
@@ -263,12 +266,21 @@ impl Charging {
     /// # Errors
     /// As fstat(2).
     pub(super) fn look(&self, node: u64, charge: &Charge, file: BorrowedFd<'_>) -> Result<(), Errno> {
-        let mut state = charge.state.lock();
+        self.look_locked(node, charge, &mut charge.state.lock(), file)
+    }
+
+    fn look_locked(
+        &self,
+        node: u64,
+        charge: &Charge,
+        state: &mut Charged,
+        file: BorrowedFd<'_>,
+    ) -> Result<(), Errno> {
         if state.bytes.is_none() && !state.is_gone {
             let stat = rustix::fs::fstat(file)?;
             let bytes = self.accounting.charge_of_open(&stat);
-            self.first_look(node, &mut state, size_of(&stat), bytes);
-            self.measure(charge, &state, file);
+            self.first_look(node, state, size_of(&stat), bytes);
+            self.measure(charge, state, file);
         }
         Ok(())
     }
@@ -280,18 +292,6 @@ impl Charging {
         if let Some(recount) = &*self.recount.load() {
             recount.set(node, bytes, 1);
         }
-    }
-
-    /// Finds out whether the file has holes.
-    fn measure(&self, charge: &Charge, state: &Charged, file: BorrowedFd<'_>) {
-        let known = charge.dense_end.load(Ordering::Acquire);
-        let dense_end = match state.bytes {
-            Some(bytes) if state.cutters == 0 => {
-                density::dense_end(self.accounting, file, known, state.size, bytes)
-            }
-            Some(_) | None => 0,
-        };
-        charge.dense_end.store(dense_end, Ordering::Release);
     }
 
     /// Reserves what a write may take. Without `offset` inside the known part of the file nothing is looked up.
@@ -317,16 +317,29 @@ impl Charging {
                 return Ok(free(Growth::WithinBlock { dense_end }));
             }
         }
-        self.look(node, charge, file)?;
+        let mut state = charge.state.lock();
+        self.look_locked(node, charge, &mut state, file)?;
         let dense_end = charge.dense_end.load(Ordering::Acquire);
         let is_dense = dense_end > 0 && offset <= dense_end;
         let first_new = if is_dense { ceil_block(dense_end) } else { floor_block(offset) };
-        let (held_end, size) = self.hold_gap(charge, offset)?;
+        let (held_end, size) = self.hold_gap(&mut state, offset)?;
+        let kind = if is_dense && state.is_plain && state.cutters == 0 {
+            Growth::AtEnd { cuts: state.cuts }
+        } else {
+            Growth::Blocks
+        };
+        drop(state);
         let first_new = first_new.max(held_end);
         let wanted = ceil_block(end).saturating_sub(first_new);
         let pending = Some(self.pending());
         let least = if first_new > offset { 0 } else { BLOCK };
-        let (granted, reservation) = match self.account.reserve(wanted, least, 0, end.max(size)) {
+        let reserve = || self.account.reserve(wanted, least, 0, end.max(size));
+        let reserved = match reserve() {
+            // The file itself may have been taken for larger than it is.
+            Err(_) if self.settle_inferred(node, charge, file) < 0 => reserve(),
+            reserved => reserved,
+        };
+        let (granted, reservation) = match reserved {
             Ok(reservation) => (reservation.bytes(), Some(reservation)),
             Err(_) if first_new > offset => (0, None),
             // Overwriting is never refused, whatever holes there are elsewhere.
@@ -340,7 +353,7 @@ impl Charging {
         };
         let allowed_end = if granted >= wanted { end } else { end.min(first_new + granted) };
         let length = usize::try_from(allowed_end - offset).map_err(|_| Errno::OVERFLOW)?;
-        Ok(Admitted { length, reservation, _pending: pending, kind: Growth::Blocks, is_cut: false })
+        Ok(Admitted { length, reservation, _pending: pending, kind, is_cut: false })
     }
 
     /// Returns up to where blocks are there and charged; `from` if the first one is not.
@@ -359,10 +372,18 @@ impl Charging {
         node: u64,
         charge: &Charge,
         file: BorrowedFd<'_>,
-        admitted: Admitted<'_>,
+        mut admitted: Admitted<'_>,
         offset: u64,
         written: usize,
     ) -> i64 {
+        let to = offset + written as u64;
+        if let Growth::AtEnd { cuts } = admitted.kind
+            && written == admitted.length
+            && let write = (AtEnd { from: offset, to, cuts })
+            && let Some(grown) = self.infer(node, charge, &mut admitted.reservation, write)
+        {
+            return grown;
+        }
         // Somebody may have cut the file or punched a hole between the admission and the write, which then has taken
         // blocks after all. They forget the density first and find it anew by a look under the lock: if it is still,
         // or again, what it was, whoever looked has seen the effect of this write or had no part in it.
@@ -371,10 +392,10 @@ impl Charging {
             Growth::WithinBlock { dense_end } => charge
                 .dense_end
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
-                    (now >= dense_end).then(|| now.max(offset + written as u64))
+                    (now >= dense_end).then(|| now.max(to))
                 })
                 .is_ok(),
-            Growth::Blocks => false,
+            Growth::AtEnd { .. } | Growth::Blocks => false,
         };
         // The first write is booked in any case: an overwritten extent may be split when it is written back.
         let is_free = is_as_known && charge.is_kept.load(Ordering::Relaxed);
@@ -399,7 +420,7 @@ impl Charging {
         let dense_end = charge.dense_end.load(Ordering::Acquire);
         let first_new =
             if dense_end > 0 && offset <= dense_end { ceil_block(dense_end) } else { floor_block(offset) };
-        let (held_end, _) = self.hold_gap(charge, offset)?;
+        let (held_end, _) = self.hold_gap(&mut charge.state.lock(), offset)?;
         let first_new = first_new.max(held_end);
         let wanted = ceil_block(end).saturating_sub(first_new);
         let pending = Some(self.pending());
@@ -467,6 +488,7 @@ impl Charging {
     pub(super) fn begin_cut(&self, charge: &Charge, admitted: &mut Admitted<'_>) {
         let mut state = charge.state.lock();
         state.cutters += 1;
+        state.cuts += 1;
         admitted.is_cut = true;
         charge.dense_end.store(0, Ordering::Release);
     }
@@ -508,21 +530,12 @@ impl Charging {
         };
         let (size, bytes) = (size_of(&stat), self.accounting.charge_of_open(&stat));
         let delta = signed(bytes) - signed(state.bytes.unwrap_or(bytes));
-        let recount = self.recount.load();
-        let counted = recount.as_ref().map(|recount| recount.lock(node));
+        let added = signed(ceil_block(size)) - signed(ceil_block(state.size));
         let wanted = if state.mappers > 0 { ceil_block(size).saturating_sub(bytes) } else { 0 };
         let released = state.hold.saturating_sub(wanted);
-        match reservation {
-            Some(reservation) => reservation.settle_held(delta, released),
-            None if delta != 0 || released != 0 => self.account.settle_held(delta, released),
-            None => {}
-        }
-        if let Some(mut counted) = counted {
-            counted.set(node, bytes, 1);
-        }
-        state.bytes = Some(bytes);
-        state.size = size;
+        self.book(node, &mut state, size, bytes, reservation, released);
         state.hold -= released;
+        state.inferred = 0;
         state.changed = Some(Instant::now());
         state.looks = 0;
         charge.is_kept.store(true, Ordering::Relaxed);
@@ -537,10 +550,36 @@ impl Charging {
             self.note_glow();
         }
         self.measure(charge, &state, file);
+        state.is_plain = self.is_plain(charge, &state, file, delta, added);
         if let Err(errno) = self.change_hold(&mut state, wanted) {
             tracing::debug!(ino = node, %errno, "no space is held for holes that a mapping may fill");
         }
         delta
+    }
+
+    /// Books that a file has `size` bytes and is charged for `bytes`, with the reservation that was made for it.
+    fn book(
+        &self,
+        node: u64,
+        state: &mut Charged,
+        size: u64,
+        bytes: u64,
+        reservation: Option<Reservation<'_>>,
+        released: u64,
+    ) {
+        let delta = signed(bytes) - signed(state.bytes.unwrap_or(bytes));
+        let recount = self.recount.load();
+        let counted = recount.as_ref().map(|recount| recount.lock(node));
+        match reservation {
+            Some(reservation) => reservation.settle_held(delta, released),
+            None if delta != 0 || released != 0 => self.account.settle_held(delta, released),
+            None => {}
+        }
+        if let Some(mut counted) = counted {
+            counted.set(node, bytes, 1);
+        }
+        state.bytes = Some(bytes);
+        state.size = size;
     }
 
     /// Takes part in a change of names. While the guard lives no recount is published.

@@ -170,6 +170,11 @@ impl OpenFile {
         self.inode.charge(charging, self.node)
     }
 
+    /// Returns the same if there is one already.
+    pub(super) fn known_charge(&self) -> Option<&Charge> {
+        self.inode.charge.get().map(AsRef::as_ref)
+    }
+
     /// Returns the flags that the file was opened with.
     pub(super) fn flags(&self) -> OFlags {
         self.flags
@@ -463,6 +468,7 @@ impl GuardFs {
         let is_mapped = maybe_mapped && had_begun;
         self.end_mapping(open_file.node, is_mapped, &open_file.inode, file.as_ref().map(AsFd::as_fd));
         drop((file, mapping));
+        self.settle_inferred(open_file);
         self.release_data_mode(open_file.node, maybe_mapped);
     }
 

@@ -67,6 +67,11 @@ impl OpenTally {
         self.bytes.fetch_add(length, Ordering::Release);
     }
 
+    /// Notes that the file's charge has changed by what earlier writes have cost.
+    pub(crate) fn cost(&self, delta_bytes: i64) {
+        self.delta_bytes.fetch_add(delta_bytes, Ordering::Relaxed);
+    }
+
     /// Notes that the file, now of `size` bytes, was written by ways that do not tell where and how much. The record says
     /// so by its 0 bytes over the whole file.
     pub(crate) fn wrote_unseen(&self, size: u64, delta_bytes: i64) {

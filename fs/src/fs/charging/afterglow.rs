@@ -24,12 +24,16 @@ impl Charging {
     /// Looks at inodes that were changed and closed a while ago, and lets go of those that are still.
     pub(in crate::fs) fn cool(&self, now: Instant, reach: Reach<'_>, still: Still<'_>) {
         let mut closed: Vec<(Instant, u64)> = Vec::new();
+        let mut inferred: Vec<u64> = Vec::new();
         for shard in &self.shards {
             shard.lock().retain(|node, charge| {
+                let state = charge.state.lock();
+                if state.inferred > 0 {
+                    inferred.push(*node);
+                }
                 if Arc::strong_count(charge) > 1 {
                     return true;
                 }
-                let state = charge.state.lock();
                 // Space is held for a mapping of it.
                 if state.mappers > 0 {
                     return true;
@@ -39,9 +43,13 @@ impl Charging {
                 true
             });
         }
+        // Before a mark of what glows is out of date that the last look has left.
+        let mut is_any_glowing = !inferred.is_empty();
+        for node in inferred {
+            self.recheck(node, reach);
+        }
         closed.sort_unstable();
         let surplus = closed.len().saturating_sub(MAX_GLOWING);
-        let mut is_any_glowing = false;
         for (position, (changed, node)) in closed.into_iter().enumerate() {
             let Some(charge) = self.find(node) else { continue };
             let age = now.saturating_duration_since(changed);
@@ -141,6 +149,7 @@ impl Charging {
         };
         let Some(booked) = state.bytes else { return true };
         let bytes = self.accounting.charge(&stat);
+        state.inferred = 0;
         if bytes != booked {
             let _pending = self.pending();
             let recount = self.recount.load();
@@ -151,6 +160,7 @@ impl Charging {
             }
             state.bytes = Some(bytes);
             state.size = stat.stx_size;
+            state.is_plain = false;
             let dense_end = if self.accounting == Accounting::Logical { stat.stx_size } else { 0 };
             charge.dense_end.store(dense_end, Ordering::Release);
         }

@@ -1,22 +1,29 @@
 //! What is known of a file's blocks: whether it has holes, and which of its blocks are there.
 
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::SeekFrom;
 
-use super::{Accounting, ceil_block};
+use super::{Accounting, Charge, Charged, Charging, ceil_block};
 use crate::sys::extents;
+
+impl Charging {
+    /// Finds out whether the file has holes.
+    pub(super) fn measure(&self, charge: &Charge, state: &Charged, file: BorrowedFd<'_>) {
+        let known = charge.dense_end.load(Ordering::Acquire);
+        let dense_end = match state.bytes {
+            Some(bytes) if state.cutters == 0 => dense_end(self.accounting, file, known, state.size, bytes),
+            Some(_) | None => 0,
+        };
+        charge.dense_end.store(dense_end, Ordering::Release);
+    }
+}
 
 /// Returns `size` if the file has no hole, which is known up to `known`; else 0.
 ///
 /// That it has enough blocks shows nothing: some may lie beyond its end, others hold attributes and the tree of extents.
-pub(super) fn dense_end(
-    accounting: Accounting,
-    file: BorrowedFd<'_>,
-    known: u64,
-    size: u64,
-    bytes: u64,
-) -> u64 {
+fn dense_end(accounting: Accounting, file: BorrowedFd<'_>, known: u64, size: u64, bytes: u64) -> u64 {
     if size == 0 || bytes < ceil_block(size) {
         return 0;
     }

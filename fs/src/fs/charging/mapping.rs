@@ -16,15 +16,23 @@ pub(in crate::fs) enum Mapper {
     Inherited,
 }
 
+impl Charged {
+    /// Up to where a hold pays for every hole. Stores or writes may fill them; each takes its block once.
+    fn held_end(&self) -> u64 {
+        let end = ceil_block(self.size);
+        let is_complete = self.mappers > 0 && self.hold >= end.saturating_sub(self.bytes.unwrap_or(0));
+        if is_complete { end } else { 0 }
+    }
+}
+
 impl Charging {
     /// Before a write far beyond the end of a file that may be mapped: the hole may be filled by stores. Returns up to
     /// where holes are paid for, and the size.
-    pub(super) fn hold_gap(&self, charge: &Charge, offset: u64) -> Result<(u64, u64), Errno> {
-        let mut state = charge.state.lock();
+    pub(super) fn hold_gap(&self, state: &mut Charged, offset: u64) -> Result<(u64, u64), Errno> {
         let gap = floor_block(offset).saturating_sub(ceil_block(state.size));
         if state.mappers > 0 && gap > 0 {
             let hold = state.hold + gap;
-            self.change_hold(&mut state, hold)?;
+            self.change_hold(state, hold)?;
         }
         Ok((state.held_end(), state.size))
     }
