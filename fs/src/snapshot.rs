@@ -37,7 +37,7 @@ pub(crate) use catalog::{
     Burst, ContentRow, Event, Lost, Past, SnapshotRecord, SnapshotState, Then, Version, XattrList,
 };
 pub(crate) use comparison::{DifferenceOf, compare};
-pub(crate) use history::{EpochEnded, History, Permit, Step, attributes_of, now_ns};
+pub(crate) use history::{EpochEnded, History, Permit, Shortage, Step, attributes_of, now_ns};
 pub(crate) use label::{MAX_GIVEN_NAME, candidates, label, may_be_given};
 pub(crate) use places::Places;
 pub(crate) use record::{

@@ -15,7 +15,8 @@ use super::{Caller, GuardFs};
 use crate::backing::stat_of;
 use crate::inode::Inode;
 use crate::snapshot::{
-    Actor, Affected, Cause, History, Named, ObjectId, Permit, Step, Touched, is_temporary, list_attributes,
+    Actor, Affected, Cause, History, Named, ObjectId, Permit, Shortage, Step, Touched, is_temporary,
+    list_attributes,
 };
 
 /// A file that is deleted so soon after it was made is not kept.
@@ -61,6 +62,12 @@ impl GuardFs {
         Ok(Some(step))
     }
 
+    fn yield_in_time(&self) {
+        if let Some(history) = &self.history {
+            history.yield_in_time();
+        }
+    }
+
     fn bind(
         &self,
         step: &mut Step<'_>,
@@ -97,6 +104,7 @@ impl GuardFs {
         name: &OsStr,
         victim: &Victim,
     ) -> Result<Option<Parting<'_>>, Errno> {
+        self.yield_in_time();
         let Some(mut step) = self.begin_step(caller, cause) else { return Ok(None) };
         if self.is_fleeting(name, victim) {
             // Not noted, but still a part of the epoch in which no snapshot has the file: one that is taken before it is
@@ -125,7 +133,7 @@ impl GuardFs {
             step.last_attributes(handle, &victim.stat);
             // Only the inode has them from now on: noted, they do not keep it.
             step.last_extended_attributes(handle, || list_attributes(victim.fd.as_fd()));
-            Some(step.take_away(handle))
+            Some(step.take_away(handle, victim.stat.stx_blocks.saturating_mul(512)))
         }
     }
 
@@ -172,7 +180,7 @@ impl GuardFs {
     fn make_room_for<T>(&self, take: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
         match take() {
             Err(Errno::NOSPC | Errno::DQUOT)
-                if self.history.as_ref().is_some_and(|history| history.make_room(0)) =>
+                if self.history.as_ref().is_some_and(|history| history.make_room(Shortage::Full)) =>
             {
                 take()
             }
@@ -187,7 +195,9 @@ impl GuardFs {
     /// As the operation.
     pub(super) fn with_room<T>(&self, operation: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
         match operation() {
-            Err(Errno::NOSPC) if self.history.as_ref().is_some_and(|history| history.make_room(0)) => {
+            Err(Errno::NOSPC)
+                if self.history.as_ref().is_some_and(|history| history.make_room(Shortage::Full)) =>
+            {
                 operation()
             }
             result => result,
@@ -205,6 +215,9 @@ impl GuardFs {
         (to, to_dir): ((u64, &OsStr), BorrowedFd<'_>),
         replaced: Option<&Victim>,
     ) -> Result<Option<Parting<'_>>, Errno> {
+        if replaced.is_some() {
+            self.yield_in_time();
+        }
         let Some(mut step) = self.begin_step(caller, Cause::Rename) else { return Ok(None) };
         let Some(source) = self.named_at(from_dir, from.1)? else { return Ok(None) };
         // Two names of one inode: nothing happens (rename(2)).

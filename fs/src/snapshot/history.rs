@@ -8,6 +8,8 @@
 //! filesystem under it except the charge of the same inode.
 
 mod step;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -63,8 +65,17 @@ pub(crate) struct HistoryCounters {
     pub(crate) lost: AtomicU64,
 }
 
-/// Makes room in the store for so many bytes; returns whether it has.
-pub(crate) type Pressure = Box<dyn Fn(u64) -> bool + Send + Sync>;
+/// Why room is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Shortage {
+    /// What was left free when the disk was last looked at may be used up by what was kept since.
+    Near,
+    /// The disk is full.
+    Full,
+}
+
+/// Makes room in the store; returns whether it has.
+pub(crate) type Pressure = Box<dyn Fn(Shortage) -> bool + Send + Sync>;
 
 /// See the module.
 pub(crate) struct History {
@@ -83,6 +94,8 @@ pub(crate) struct History {
     /// Directories of which it is noted that they were changed outside, and in which epoch.
     told_outside: Mutex<(Epoch, FxHashSet<FileHandle>)>,
     pressure: OnceLock<Pressure>,
+    /// Bytes that may still be kept before somebody looks at how full the disk is.
+    room: AtomicU64,
     pub(crate) counters: HistoryCounters,
     root: FileHandle,
 }
@@ -148,6 +161,7 @@ impl History {
             has_gap: AtomicBool::new(false),
             told_outside: Mutex::new((epoch, FxHashSet::default())),
             pressure: OnceLock::new(),
+            room: AtomicU64::new(u64::MAX),
             counters: HistoryCounters::default(),
             root: backing.root_handle(),
         };
@@ -269,6 +283,13 @@ impl History {
             return Permit { _content: content, _entered: entered };
         }
         drop(content);
+        let entered = if self.room.load(Ordering::Relaxed) == 0 {
+            drop(entered);
+            self.yield_in_time();
+            self.epochs.enter()
+        } else {
+            entered
+        };
         let mut content = touched.content.write();
         if !content.is_preserved(entered.epoch(), affected) {
             let preserved = self.preserve(touched, &mut content, backing, affected, &entered, (actor, cause));
@@ -345,8 +366,30 @@ impl History {
     }
 
     /// Makes room in the store; returns whether it has.
-    pub(crate) fn make_room(&self, bytes: u64) -> bool {
-        self.pressure.get().is_some_and(|make| make(bytes))
+    pub(crate) fn make_room(&self, shortage: Shortage) -> bool {
+        self.pressure.get().is_some_and(|make| make(shortage))
+    }
+
+    /// Tells how many bytes may be kept before [`Self::yield_in_time`] asks for room.
+    pub(crate) fn set_room(&self, bytes: u64) {
+        self.room.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Waits until history has given way if the disk may be nearly full. Stores through a mapping ask nobody: on a full
+    /// disk they end in SIGBUS, and without history it would not be full. Called before an epoch is entered, or what was
+    /// done in it could not be given up. Whether there is room or not, the operation goes on.
+    pub(crate) fn yield_in_time(&self) {
+        if self.room.load(Ordering::Relaxed) == 0 && !self.make_room(Shortage::Near) {
+            tracing::debug!("history could not give way in time");
+        }
+    }
+
+    /// Notes that bytes are kept which would be free without history.
+    pub(crate) fn use_room(&self, bytes: u64) {
+        // Both closures give a number, so that it cannot fail.
+        let _ = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| {
+            Some(if room == u64::MAX { room } else { room.saturating_sub(bytes) })
+        });
     }
 
     /// Whether an inode was made less than `age` ago, by the clock.
@@ -482,6 +525,7 @@ impl History {
             let object = self.new_object();
             match self.store.clone_file(file.as_fd(), object) {
                 Ok(()) => {
+                    self.use_room((missing.end - missing.start).saturating_mul(UNIT_BYTES));
                     let (span, origin) = (Span::Whole, Origin::Cloned);
                     changes.push(Change::Content { inode, object, span, origin, hash: None });
                     touched.unsynced.lock().push(object);
@@ -496,11 +540,10 @@ impl History {
         let copy = self.store.create(object)?;
         touched.unsynced.lock().push(object);
         if content.size <= SMALL_BYTES {
-            let copied =
-                self.with_room(content.size, || copy_range(file.as_fd(), copy.as_fd(), 0, content.size))?;
+            let copied = self.with_room(|| copy_range(file.as_fd(), copy.as_fd(), 0, content.size))?;
             // As long as the file, also where it ends in a hole.
             rustix::fs::ftruncate(&copy, content.size)?;
-            self.counters.copied_bytes.fetch_add(copied.length, Ordering::Relaxed);
+            self.note_copied(copied.length);
             let (span, origin) = (Span::Whole, Origin::Copied);
             changes.push(Change::Content { inode, object, span, origin, hash: copied.hash });
             content.is_whole = true;
@@ -521,8 +564,8 @@ impl History {
             let run = run as u64;
             let offset = unit * UNIT_BYTES;
             let length = (run * UNIT_BYTES).min(content.size - offset);
-            let copied = self.with_room(length, || copy_range(file.as_fd(), copy.as_fd(), offset, length))?;
-            self.counters.copied_bytes.fetch_add(copied.length, Ordering::Relaxed);
+            let copied = self.with_room(|| copy_range(file.as_fd(), copy.as_fd(), offset, length))?;
+            self.note_copied(copied.length);
             let (span, origin) = (Span::Range { offset, length }, Origin::Copied);
             changes.push(Change::Content { inode, object, span, origin, hash: copied.hash });
             content.units.extend(std::iter::once(unit..=unit + run - 1));
@@ -532,10 +575,15 @@ impl History {
         Ok(())
     }
 
+    fn note_copied(&self, bytes: u64) {
+        self.counters.copied_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.use_room(bytes);
+    }
+
     /// Runs something that takes space in the store, again if the disk was full and room could be made.
-    fn with_room<T>(&self, bytes: u64, take: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+    fn with_room<T>(&self, take: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
         match take() {
-            Err(Errno::NOSPC | Errno::DQUOT) if self.make_room(bytes) => take(),
+            Err(Errno::NOSPC | Errno::DQUOT) if self.make_room(Shortage::Full) => take(),
             result => result,
         }
     }

@@ -9,7 +9,7 @@ mod relief;
 mod service;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -27,7 +27,9 @@ use crate::events::{Concerned, EventLog};
 use crate::fs::GuardFs;
 use crate::mounting::Mounted;
 use crate::quota::HostSpace;
-use crate::snapshot::{Actor, Archive, Bounds, EpochEnded, Fullness, History, SnapshotNote, SnapshotReason};
+use crate::snapshot::{
+    Actor, Archive, Bounds, EpochEnded, Fullness, History, Shortage, SnapshotNote, SnapshotReason,
+};
 use crate::sys::priority;
 
 pub(crate) use service::make_durable;
@@ -64,7 +66,7 @@ struct Shared {
 /// Workspaces for which somebody waits for room, and how often that was answered.
 #[derive(Default)]
 struct Calls {
-    waiting: BTreeSet<String>,
+    waiting: BTreeMap<String, Shortage>,
     answers: u64,
     /// The last answer.
     has_room: bool,
@@ -206,18 +208,40 @@ impl Shared {
         share.max(self.min_free.unwrap_or_else(|| host.default_min_free()))
     }
 
+    /// Tells the data path how many bytes may be kept before somebody has to look again: until half of what history has
+    /// to leave free is used. Returns whether there are any.
+    fn set_room(&self, subject: &Subject) -> bool {
+        match subject.fs.host_space() {
+            Ok(host) => {
+                let room = host.available_bytes.saturating_sub(self.free_floor(host) / 2);
+                subject.history.set_room(room);
+                room > 0
+            }
+            Err(errno) => {
+                debug!(workspace = %subject.id, %errno, "disk does not tell how full it is");
+                true
+            }
+        }
+    }
+
+    /// Whether room could be made lately, or nobody has tried.
+    fn has_hope(&self) -> bool {
+        self.calls.lock().hopeless_until.is_none_or(|until| Instant::now() >= until)
+    }
+
     /// Ends the epoch and takes a snapshot, for the daemon.
     fn take(&self, subject: &Subject, archive: &Archive, reason: SnapshotReason) -> Option<EpochEnded> {
         take_snapshot(&subject.id, archive, &subject.fs, reason)
     }
 
     /// Waits until room was made for a workspace. Called by threads that serve requests.
-    fn call_for_room(&self, id: &str) -> bool {
+    fn call_for_room(&self, id: &str, shortage: Shortage) -> bool {
         let mut calls = self.calls.lock();
         if calls.hopeless_until.is_some_and(|until| Instant::now() < until) || self.is_stopping() {
             return false;
         }
-        calls.waiting.insert(id.to_owned());
+        let urgent = calls.waiting.entry(id.to_owned()).or_insert(shortage);
+        *urgent = shortage.max(*urgent);
         let before = calls.answers;
         self.called.notify_one();
         let deadline = Instant::now() + ROOM_PATIENCE;

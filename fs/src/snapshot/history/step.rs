@@ -124,8 +124,10 @@ impl Step<'_> {
         }
     }
 
-    /// An inode is about to lose its last name and to be kept as the object that is returned.
-    pub(crate) fn take_away(&mut self, inode: FileHandle) -> ObjectId {
+    /// An inode is about to lose its last name and to be kept as the object that is returned,
+    /// with its bytes on the disk.
+    pub(crate) fn take_away(&mut self, inode: FileHandle, bytes: u64) -> ObjectId {
+        self.history.use_room(bytes);
         let object = self.history.new_object();
         let (span, origin) = (Span::Whole, Origin::TakenAway);
         self.changes.push(Change::Content { inode, object, span, origin, hash: None });

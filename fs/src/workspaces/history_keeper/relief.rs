@@ -1,15 +1,16 @@
 //! Making room when the disk is full, or history takes too much.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use wsguard_api::EventKind;
 
 use super::{Shared, Subject};
 use crate::error_chain::one_line;
-use crate::snapshot::{Archive, Evicted, Fullness, Pace, collect, evict};
+use crate::snapshot::{Archive, Evicted, Fullness, Pace, Shortage, collect, evict};
+use crate::sys::priority;
 
 /// Made free at a time at least when the disk is full, as part of the filesystem and in bytes.
 const LEAST_RELIEF_PERCENT: u64 = 5;
@@ -18,15 +19,20 @@ const MOST_RELIEF: u64 = 1 << 30;
 const HOPELESS: Duration = Duration::from_secs(5);
 
 /// Makes room for those that wait, and tells them.
-pub(super) fn relieve(shared: &Shared, ids: &BTreeSet<String>) {
+pub(super) fn relieve(shared: &Shared, calls: &BTreeMap<String, Shortage>) {
+    // Somebody waits, and whoever fills the disk does so at ordinary priority.
+    if let Err(errno) = priority::restore_own() {
+        debug!(%errno, "room is made at low priority");
+    }
     let mut has_room = false;
-    for id in ids {
+    for (id, shortage) in calls {
         let Some(mounted) = shared.registry.mounted(id) else { continue };
         let archive = mounted.session().opened_archive();
         let (Ok(subject), Some(archive)) = (shared.subject(id, &mounted), archive) else { continue };
         let pool = mounted.identity().device;
         drop(mounted);
-        has_room |= relieve_one(shared, &subject, &archive);
+        has_room |= relieve_one(shared, &subject, &archive, *shortage);
+        shared.set_room(&subject);
         // Who waits asks the ledger first.
         if let Ok(host) = subject.fs.host_space() {
             shared.registry.quota().ledger().set_host_free(pool, host);
@@ -38,9 +44,12 @@ pub(super) fn relieve(shared: &Shared, ids: &BTreeSet<String>) {
     calls.hopeless_until = (!has_room).then(|| Instant::now() + HOPELESS);
     drop(calls);
     shared.answered.notify_all();
+    if let Err(errno) = priority::lower_own() {
+        debug!(%errno, "history is looked after at normal priority");
+    }
 }
 
-fn relieve_one(shared: &Shared, subject: &Subject, archive: &Archive) -> bool {
+fn relieve_one(shared: &Shared, subject: &Subject, archive: &Archive, shortage: Shortage) -> bool {
     let host = match subject.fs.host_space() {
         Ok(host) => host,
         Err(errno) => {
@@ -48,6 +57,16 @@ fn relieve_one(shared: &Shared, subject: &Subject, archive: &Archive) -> bool {
             return false;
         }
     };
+    if shortage == Shortage::Near {
+        let floor = shared.free_floor(host);
+        // Much may have been kept, and all of it been there before.
+        if host.available_bytes > floor / 2 {
+            return true;
+        }
+        let fullness = Fullness { used: 0, budget: u64::MAX, free: host.available_bytes, free_floor: floor };
+        let evicted = give_up(shared, subject, archive, fullness, Cause::LittleFree);
+        return evicted.is_some_and(|evicted| evicted.bytes > 0);
+    }
     let wanted = (host.total_bytes / 100 * LEAST_RELIEF_PERCENT).min(MOST_RELIEF);
     let floor = host.available_bytes.saturating_add(wanted);
     let fullness = Fullness { used: 0, budget: u64::MAX, free: host.available_bytes, free_floor: floor };

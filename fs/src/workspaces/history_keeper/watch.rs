@@ -1,6 +1,6 @@
 //! What is looked at several times a second.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use wsguard_api::{EventKind, HistoryState};
 
 use super::{Shared, Subject, relief};
 use crate::error_chain::one_line;
-use crate::snapshot::{Archive, Epoch, History, SnapshotReason};
+use crate::snapshot::{Archive, Epoch, History, Shortage, SnapshotReason};
 
 /// How often every workspace is looked at.
 const STEP: Duration = Duration::from_millis(250);
@@ -87,6 +87,9 @@ impl Watch {
             };
             let archive = mounted.session().opened_archive();
             drop(mounted);
+            if !self.shared.set_room(&subject) && self.shared.has_hope() {
+                relief::relieve(&self.shared, &BTreeMap::from([(id, Shortage::Near)]));
+            }
             let care = self.care_for(&subject);
             care.look_at(&subject, archive.as_deref());
         }
@@ -116,8 +119,8 @@ impl Watch {
             self.cares.get(&subject.id).is_some_and(|care| Arc::ptr_eq(&care.history, &subject.history));
         if !is_same {
             let (shared, id): (Weak<Shared>, String) = (Arc::downgrade(&self.shared), subject.id.clone());
-            subject.history.set_pressure(Box::new(move |_bytes| {
-                shared.upgrade().is_some_and(|shared| shared.call_for_room(&id))
+            subject.history.set_pressure(Box::new(move |shortage| {
+                shared.upgrade().is_some_and(|shared| shared.call_for_room(&id, shortage))
             }));
             self.cares.insert(subject.id.clone(), Care::new(subject.history.clone()));
         }
