@@ -3,11 +3,12 @@
 use std::{
     ffi::OsStr,
     fs,
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    io::{Read, Write},
+    os::unix::{ffi::OsStrExt, fs::MetadataExt, net::UnixStream},
     time::Duration,
 };
 
-use harness::{Daemon, GuardMount, Run, Terminal, require, wait_until};
+use harness::{Daemon, GuardMount, Run, Terminal, as_user, require, wait_until};
 use wsguard_api::SnapshotTaken;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -116,28 +117,55 @@ fn a_terminal_and_a_workspace_are_needed() {
     terminal.wait_for("ended with 3");
 }
 
+/// Asks the daemon as a user for something as of the first snapshot, and returns the whole answer.
+fn ask(mount: &GuardMount, uid: u32, route: &str, name: &str) -> String {
+    let path = mount.path().join(name);
+    let body = serde_json::json!({ "path": path, "when": { "kind": "snapshot", "value": "1" } }).to_string();
+    let head = format!("POST /v1/past/{route} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+    let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    as_user(uid, uid, &[], || {
+        let mut socket = UnixStream::connect(mount.daemon().socket()).unwrap();
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer
+    })
+}
+
 #[test]
 fn only_the_owner_may_look_at_the_past() {
     require!(fuse);
     let mount = workspace();
     take_snapshot(&mount, "one");
-    let socket = mount.daemon().socket();
-    let ask = |uid: u32, route: &str| {
-        let body = format!(
-            r#"{{"path":"{}","when":{{"kind":"snapshot","value":"1"}}}}"#,
-            mount.path().join("notes.txt").display()
-        );
-        let request = format!(
-            "POST /v1/past/{route} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        let program = "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
-             s.sendall(sys.stdin.buffer.read())\nwhile b:=s.recv(65536): sys.stdout.buffer.write(b)\n";
-        Run::new("python3").args(["-c", program]).arg(&socket).user(uid, uid).stdin(request).output().stdout
-    };
-    assert!(ask(0, "read").contains("second line"), "{}", ask(0, "read"));
-    let refused = ask(4242, "read");
-    assert!(refused.contains("404") && !refused.contains("second line"), "{refused}");
-    assert!(ask(4242, "list").contains("404"), "{}", ask(4242, "list"));
-    assert!(ask(0, "list").contains("was no directory then"), "{}", ask(0, "list"));
+    let seen = ask(&mount, 0, "read", "notes.txt");
+    assert!(seen.contains("second line"), "{seen}");
+    for (route, name) in [("read", "notes.txt"), ("list", "dir")] {
+        let refused = ask(&mount, 4242, route, name);
+        assert!(refused.contains("404") && !refused.contains("second line"), "{refused}");
+        assert!(!refused.contains("kept.txt"), "{refused}");
+    }
+    let refused = ask(&mount, 0, "list", "notes.txt");
+    assert!(refused.contains("was no directory then"), "{refused}");
+}
+
+#[test]
+fn what_was_changed_past_the_mount_is_named_and_its_bytes_are_not_given() {
+    require!(fuse);
+    let mount = workspace();
+    take_snapshot(&mount, "one");
+    let names = ["notes.txt", "dir/kept.txt"];
+    for name in names {
+        let exact = ask(&mount, 0, "read", name);
+        assert!(exact.contains("\"certainty\":\"exact\""), "{exact}");
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    fs::write(mount.backing_path().join("notes.txt"), "past the mount\n").unwrap();
+    wait_until("the change to be noticed", PATIENCE, || {
+        ask(&mount, 0, "read", "notes.txt").contains("\"certainty\":\"changed-outside\"")
+    });
+    let changed = ask(&mount, 0, "read", "notes.txt");
+    assert!(changed.contains("\"bytes\":\"\""), "{changed}");
+    let listed = ask(&mount, 0, "list", "");
+    assert!(listed.contains("changed-outside"), "{listed}");
+    assert!(ask(&mount, 0, "read", "dir/kept.txt").contains("\"bytes\":\"kept\""));
 }
