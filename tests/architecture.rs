@@ -32,6 +32,8 @@ const IMPORTERS: &[(&str, &[&str])] = &[
     ("axum", &["fs/src/control.rs", "fs/src/control/"]),
     ("tar", &["fs/src/restore/stream.rs"]),
     ("indicatif", &["cli/src/commands/restore/"]),
+    ("ratatui", &["cli/src/browse/"]),
+    ("similar", &["cli/src/browse/content.rs"]),
     ("clap", &["cli/src/"]),
     ("comfy_table", &["cli/src/output.rs", "cli/src/output/"]),
     ("hyper", &["cli/src/client.rs", "cli/src/client/", "fs/src/control.rs", "fs/src/control/"]),

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    clean, completion, daemon, doctor, events, log, ls, metrics, mount, quota, restore, retention, snapshot,
-    status, sync, top, umount, undo, usage, verify, versions,
+    browse, clean, completion, daemon, doctor, events, log, ls, metrics, mount, quota, restore, retention,
+    snapshot, status, sync, top, umount, undo, usage, verify, versions,
 };
 use crate::env_vars;
 use crate::error::ExitStatus;
@@ -75,6 +75,7 @@ pub enum Command {
     Events(events::EventsArgs),
     Usage(usage::UsageArgs),
     Clean(clean::CleanArgs),
+    Browse(browse::BrowseArgs),
     Undo(undo::UndoArgs),
     Restore(Box<restore::RestoreArgs>),
     Sync(sync::SyncArgs),

@@ -4,6 +4,7 @@
 //! is asked again; anything else is not, because it may have been done.
 
 mod notices;
+mod past;
 
 use std::io;
 use std::path::{Path, PathBuf};

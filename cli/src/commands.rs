@@ -1,5 +1,6 @@
 //! The commands, one file each: an argument struct whose doc comment is the help text, and `run`.
 
+pub mod browse;
 pub mod clean;
 pub mod completion;
 pub mod daemon;
@@ -47,6 +48,7 @@ pub fn run(command: &Command, settings: &Settings, printer: &mut Printer) -> Res
         Command::Top(args) => top::run(args, settings, printer),
         Command::Events(args) => events::run(args, settings, printer),
         Command::Usage(args) => usage::run(args, settings, printer),
+        Command::Browse(args) => browse::run(args, settings, printer),
         Command::Clean(args) => clean::run(args, settings, printer),
         Command::Undo(args) => undo::run(args, settings, printer),
         Command::Restore(args) => restore::run(args, settings, printer),

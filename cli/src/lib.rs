@@ -9,6 +9,7 @@
 //! with their control characters escaped, because a directory name must not be able to write to a terminal.
 
 pub mod args;
+mod browse;
 pub mod client;
 pub mod commands;
 pub mod env_vars;

@@ -8,6 +8,7 @@
 mod export;
 mod history;
 mod metrics;
+mod past;
 mod peer;
 mod quota;
 mod restore;

@@ -17,6 +17,7 @@ mod execute;
 mod ground;
 mod jobs;
 mod ledger;
+pub(crate) mod look;
 mod moment;
 mod place;
 mod plan;

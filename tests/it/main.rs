@@ -5,6 +5,8 @@
 mod accounting;
 mod bad_input;
 #[cfg(test)]
+mod browse;
+#[cfg(test)]
 mod busy;
 #[cfg(test)]
 mod changed_outside;

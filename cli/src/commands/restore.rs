@@ -1,7 +1,7 @@
 //! `wsguard restore`: files and directories as they were.
 
 pub(super) mod follow;
-pub(super) mod shown;
+pub(crate) mod shown;
 
 use std::path::{Path, PathBuf};
 

@@ -79,6 +79,11 @@ impl Printer {
         self.format
     }
 
+    /// Returns whether stdout gets colour.
+    pub fn is_coloured(&self) -> bool {
+        self.stdout.current_choice() != anstream::ColorChoice::Never
+    }
+
     /// Returns how much output was asked for.
     pub fn verbosity(&self) -> Verbosity {
         self.verbosity

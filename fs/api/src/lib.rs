@@ -3,7 +3,7 @@
 //! Client and daemon both use these types and nothing else of each other. Every type is plain data:
 //! no I/O, no defaults that hide a missing field. Sizes are bytes, times are RFC 3339 strings in UTC,
 //! paths are absolute and UTF-8 (a workspace directory whose path is not UTF-8 is refused at mount;
-//! names *inside* a workspace are not restricted).
+//! names *inside* a workspace are not restricted, and are [`ExactBytes`] where they have to be told exactly).
 //!
 //! Routes (all under [`API_PREFIX`]):
 //!
@@ -43,6 +43,8 @@
 //! | `GET /undo?path=PATH` | – | [`UndoList`] |
 //! | `POST /undo/preview` | [`UndoRequest`] | [`UndoPreview`] |
 //! | `POST /undo/start` | [`UndoRequest`] | [`RestoreJob`] |
+//! | `POST /past/list` | [`PastRequest`] | [`PastListing`] |
+//! | `POST /past/read` | [`PastRequest`] | [`PastPiece`] |
 //! | `GET /snapshots?path=PATH` | – | [`SnapshotList`] |
 //! | `POST /snapshots` | [`SnapshotRequest`] | [`SnapshotTaken`] |
 //! | `POST /snapshots/change` | [`SnapshotChange`] | [`SnapshotChanged`] |
@@ -57,7 +59,9 @@
 mod delivery;
 mod error;
 mod event;
+mod exact;
 mod history;
+mod past;
 mod quota;
 mod restore;
 mod snapshot;
@@ -70,10 +74,12 @@ pub use delivery::{
 };
 pub use error::{ApiError, ErrorCode};
 pub use event::{Event, EventKind, EventList};
+pub use exact::ExactBytes;
 pub use history::{
     LogBeginning, LogBy, LogEntry, LogGap, LogOperation, LogReport, LogRequest, TopFile, TopReport,
     TopWorkspace, TopWriter,
 };
+pub use past::{PastChange, PastEntry, PastKind, PastListing, PastPiece, PastRequest};
 pub use quota::{
     AccountingMode, AuditEntry, AuditList, Binding, Boost, BoostAnswer, BoostDecision, BoostRequest,
     BoostRequestList, Bound, Bounds, CheckReport, CheckRequest, Counting, ExplainStep, ExplainedScope,

@@ -2,6 +2,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::exact;
+
 /// As of when something is restored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", content = "value")]
@@ -13,6 +15,8 @@ pub enum RestoreWhen {
     At(String),
     /// At a snapshot, by its number or name.
     Snapshot(String),
+    /// Just before a burst of deletions, by [`UndoBurst::id`].
+    BeforeBurst(String),
 }
 
 /// What becomes of a file that exists and differs from the one that is restored.
@@ -36,7 +40,8 @@ pub enum RestoreConflict {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RestoreRequest {
-    /// Absolute paths in one workspace. A last component with `*`, `?` or `[` is a pattern.
+    /// Absolute paths in one workspace. A last component with `*`, `?` or `[` is a pattern, unless there was such a name.
+    #[serde(with = "exact::paths")]
     pub paths: Vec<PathBuf>,
     /// As of when.
     #[serde(default)]

@@ -57,7 +57,11 @@ pub(super) struct Site {
 }
 
 impl Site {
-    fn find(registry: &Registry, viewer: Viewer, path: &Path) -> Result<Self, ApiError> {
+    /// Finds it by a path in it.
+    ///
+    /// # Errors
+    /// `NotFound`, `Conflict` if it is not mounted, `Unavailable` if there is no history.
+    pub(super) fn find(registry: &Registry, viewer: Viewer, path: &Path) -> Result<Self, ApiError> {
         let place = registry.place_of(checked(path)?, viewer)?;
         let mounted = registry.guard(&place.id, viewer)?.mounted;
         let ground = mounted.ground().map_err(|reason| {
@@ -73,6 +77,11 @@ impl Site {
     /// Returns the workspace and its past.
     pub(super) fn ground(&self) -> &Ground {
         &self.ground
+    }
+
+    /// Returns the workspace and where in it the path lies.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
     }
 
     fn jobs(&self) -> &Jobs {

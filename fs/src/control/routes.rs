@@ -92,6 +92,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/sync", post(post_sync))
         .route("/shutdown", post(post_shutdown))
         .merge(super::quota::router())
+        .merge(super::past::router())
         .merge(super::restore::router())
         .merge(super::snapshots::router())
         .route("/versions", get(super::versions::get_versions))

@@ -61,7 +61,7 @@ pub(super) fn roots(
 }
 
 /// Returns the moment that all paths come from; `None` if each comes from its own.
-fn fixed_moment(ground: &Ground, when: &RestoreWhen) -> Result<Option<Sequence>, RestoreError> {
+pub(super) fn fixed_moment(ground: &Ground, when: &RestoreWhen) -> Result<Option<Sequence>, RestoreError> {
     let past = ground.archive.read()?;
     match when {
         RestoreWhen::BeforeDelete => Ok(None),
@@ -79,6 +79,12 @@ fn fixed_moment(ground: &Ground, when: &RestoreWhen) -> Result<Option<Sequence>,
                 return Err(RestoreError::Invalid(format!("history begins after {text}")));
             }
             Ok(Some(moment))
+        }
+        RestoreWhen::BeforeBurst(id) => {
+            let first = id.parse().ok().and_then(Sequence::from_i64).filter(|first| *first > Sequence::ZERO);
+            let first =
+                first.ok_or_else(|| RestoreError::Invalid(format!("{id:?} is no deletion's number")))?;
+            Ok(Some(first.before()))
         }
         RestoreWhen::Snapshot(wanted) => {
             let snapshots = past.snapshots().map_err(ArchiveError::from)?;

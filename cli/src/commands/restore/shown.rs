@@ -132,7 +132,8 @@ fn state(state: RestoreState) -> &'static str {
     }
 }
 
-fn counts(counts: &RestoreCounts, verb: &str) -> String {
+/// Returns counts as one sentence.
+pub(crate) fn counts(counts: &RestoreCounts, verb: &str) -> String {
     let verb = if verb.is_empty() { String::new() } else { format!("{verb} ") };
     let mut parts = vec![format!(
         "{} and {} {verb}restored, {}",
