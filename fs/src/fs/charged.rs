@@ -269,7 +269,7 @@ impl GuardFs {
                 }
             }
             Err(errno) => {
-                tracing::debug!(ino = open_file.node, %errno, "a closed file cannot be looked at; later")
+                tracing::debug!(ino = open_file.node, %errno, "a closed file cannot be looked at; later");
             }
         }
     }

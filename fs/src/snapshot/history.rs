@@ -386,10 +386,11 @@ impl History {
 
     /// Notes that bytes are kept which would be free without history.
     pub(crate) fn use_room(&self, bytes: u64) {
-        // Both closures give a number, so that it cannot fail.
-        let _ = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| {
-            Some(if room == u64::MAX { room } else { room.saturating_sub(bytes) })
-        });
+        let used = |room: u64| (room < u64::MAX).then(|| room.saturating_sub(bytes));
+        // Nothing changes as long as nobody has looked at the disk.
+        if self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, used) == Ok(0) {
+            tracing::trace!(bytes, "kept although the disk may be nearly full");
+        }
     }
 
     /// Whether an inode was made less than `age` ago, by the clock.
