@@ -26,7 +26,8 @@ const LATEST_MS: u64 = 12_000;
 
 /// How many cuts there are in all.
 fn cuts() -> u64 {
-    std::env::var("WSGUARD_POWER_CUTS").map_or(6, |text| text.parse().expect("WSGUARD_POWER_CUTS is a number"))
+    std::env::var("WSGUARD_POWER_CUTS")
+        .map_or(6, |text| text.parse().expect("WSGUARD_POWER_CUTS is a number"))
 }
 
 fn first_seed() -> u64 {
@@ -143,8 +144,7 @@ fn cut(seed: u64, kind: FsKind, cache: Cache) {
     let moment = Duration::from_millis(random.below(LATEST_MS));
     let is_cut = AtomicBool::new(false);
     let actor = Actor::new(seed, top.clone(), kind != FsKind::Ext4);
-    let mut story =
-        Story { machine: &machine, top: &top, actor, taken: Vec::new(), synced: Vec::new() };
+    let mut story = Story { machine: &machine, top: &top, actor, taken: Vec::new(), synced: Vec::new() };
     let mut cut_at = Instant::now();
     thread::scope(|scope| {
         let cutter = scope.spawn(|| {
@@ -166,7 +166,11 @@ fn cut(seed: u64, kind: FsKind, cache: Cache) {
     check_snapshots(&machine, &top, &taken, cut_at, &context);
     for file in synced.iter().filter(|file| !file.name.is_empty() && file.at < cut_at) {
         let found = fs::read(top.join(&file.name));
-        assert!(found.as_ref().is_ok_and(|found| *found == file.content), "{context}: {} was synchronised", file.name);
+        assert!(
+            found.as_ref().is_ok_and(|found| *found == file.content),
+            "{context}: {} was synchronised",
+            file.name
+        );
     }
     check_store(&machine, &context);
     // Life goes on: everything is deleted, and the worker dies as well.
@@ -193,7 +197,8 @@ fn check_snapshots(machine: &Machine, top: &Path, taken: &[Taken], cut_at: Insta
             }
             continue;
         };
-        let place = machine.path().join(".snapshots").join(&taken.name).join(top.file_name().expect("it has one"));
+        let place =
+            machine.path().join(".snapshots").join(&taken.name).join(top.file_name().expect("it has one"));
         match Picture::of(&place) {
             Ok(found) => {
                 let differences = taken.picture.differences(&found);

@@ -68,6 +68,8 @@ pub(crate) type Pressure = Box<dyn Fn(u64) -> bool + Send + Sync>;
 
 /// See the module.
 pub(crate) struct History {
+    /// The one in which this began.
+    first: Epoch,
     epochs: Epochs,
     log: UndoLog,
     store: Store,
@@ -133,10 +135,14 @@ impl History {
         // Entries that are behind have at most one epoch to go.
         let noted = recent.iter().map(|entry| entry.at.epoch()).max();
         let last = undo_log::last_segment(&log_dir()?).map_err(failed("read"))?;
-        let epoch = noted.max(last).unwrap_or(Epoch(0)).next();
+        // A power cut may have taken the end of the log, but not the mark of an epoch in which objects were made.
+        let marked = store.last_epoch().map_err(failed("find the last epoch of"))?;
+        let epoch = noted.max(last).max(marked).unwrap_or(Epoch(0)).next();
+        store.mark_epoch(marked.unwrap_or(Epoch(0)), epoch).map_err(failed("note the epoch of"))?;
         let log = UndoLog::begin(log_dir()?, epoch).map_err(failed("begin a segment of"))?;
         let now = precise_now_ns();
         let history = Self {
+            first: epoch,
             epochs: Epochs::new(epoch),
             log,
             store,
@@ -217,6 +223,11 @@ impl History {
     /// Returns the running epoch.
     pub(crate) fn epoch(&self) -> Epoch {
         self.epochs.current()
+    }
+
+    /// Returns the epoch in which this began; what was noted before is of workers before this one.
+    pub(crate) fn first_epoch(&self) -> Epoch {
+        self.first
     }
 
     /// Whether anything was noted in the running epoch.
@@ -360,6 +371,7 @@ impl History {
     pub(crate) fn sync_before(&self, touched: &Touched) {
         let objects = std::mem::take(&mut *touched.unsynced.lock());
         if objects.is_empty() {
+            self.sync_log_before();
             return;
         }
         for object in objects {
@@ -369,6 +381,16 @@ impl History {
             }
         }
         if let Err(errno) = self.log.sync() {
+            tracing::warn!(%errno, "history may not survive a power cut");
+        }
+    }
+
+    /// Makes the log durable before anything of the filesystem's is made so: what is synchronised takes with it the names
+    /// and attributes that others changed. Does nothing where the journal keeps the order.
+    pub(crate) fn sync_log_before(&self) {
+        if !self.store.is_ordered()
+            && let Err(errno) = self.log.sync()
+        {
             tracing::warn!(%errno, "history may not survive a power cut");
         }
     }
@@ -383,6 +405,8 @@ impl History {
         actor: Actor,
         snapshot: Option<SnapshotNote>,
     ) -> Result<EpochEnded, EndError> {
+        let running = self.epoch();
+        self.store.mark_epoch(running, running.next())?;
         let before = self.born_after_ns.swap(i64::MAX, Ordering::AcqRel);
         let epoch = self.epochs.end(PATIENCE).inspect_err(|_| {
             self.born_after_ns.store(before, Ordering::Release);
@@ -444,7 +468,7 @@ impl History {
         }
         let missing = affected.units(content.size);
         if !content.is_whole && missing.clone().any(|unit| !content.units.contains(unit)) {
-            self.preserve_bytes(touched, content, backing, missing, &mut changes)?;
+            self.preserve_bytes(touched, content, backing, (affected, missing), &mut changes)?;
         }
         if !changes.is_empty() {
             let moment = self.epochs.moment(epoch);
@@ -472,7 +496,7 @@ impl History {
         touched: &Touched,
         content: &mut Content,
         backing: &Backing,
-        missing: std::ops::Range<u64>,
+        (affected, missing): (Affected, std::ops::Range<u64>),
         changes: &mut Vec<Change>,
     ) -> Result<(), Errno> {
         let file = backing.open(&touched.handle, OFlags::RDONLY | OFlags::NONBLOCK)?;
@@ -493,7 +517,7 @@ impl History {
             }
         }
         let object = *content.object.get_or_insert_with(|| self.new_object());
-        let copy = self.store.create(object)?;
+        let copy = self.store.create(object, content.size)?;
         touched.unsynced.lock().push(object);
         if content.size <= SMALL_BYTES {
             let copied =
@@ -528,6 +552,10 @@ impl History {
             content.units.extend(std::iter::once(unit..=unit + run - 1));
             unit += run;
             content.run = (unit, run);
+        }
+        // What is cut off is gone with the next transaction, and copies of large files do not go through the journal.
+        if matches!(affected, Affected::From(from) if from < content.size) {
+            rustix::fs::fdatasync(&copy)?;
         }
         Ok(())
     }

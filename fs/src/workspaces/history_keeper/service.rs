@@ -174,6 +174,8 @@ impl Round<'_> {
             }
             self.duty.is_scanned = true;
         }
+        // Where the journal does not keep the order, little is lost in a power cut that is noted soon.
+        self.subject.history.sync_log_before();
         self.make_durable()?;
         let is_deleted = self.shared.registry.history().take_deleted(&self.subject.id);
         let must_retain =
