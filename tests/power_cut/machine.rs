@@ -40,7 +40,7 @@ impl Machine {
         fs::create_dir(disk.path().join("state")).expect("a new filesystem can be written");
         // Snapshots are taken by the test.
         let mut daemon = Daemon::builder()
-            .config("[snapshots]\nauto-seconds = 3600\n")
+            .config("[snapshots]\nauto-seconds = 3600\nstrict = true\n")
             .deadline(Duration::from_secs(240))
             .prepare();
         bind_state(&daemon, &disk);
@@ -80,6 +80,8 @@ impl Machine {
             below.mount();
         }
         self.disk.mount();
+        // As after a boot.
+        fs::write(self.store().join("boot"), "another").expect("the store can be written");
         bind_state(&self.daemon, &self.disk);
         self.daemon.start_again();
         let id = self.workspace.id.clone();

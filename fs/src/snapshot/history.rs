@@ -82,6 +82,8 @@ pub(crate) struct History {
     next_object: AtomicU64,
     /// Something changed that the log does not have.
     has_gap: AtomicBool,
+    /// What is preserved is durable before the change is made.
+    is_strict: AtomicBool,
     /// Directories of which it is noted that they were changed outside, and in which epoch.
     told_outside: Mutex<(Epoch, FxHashSet<FileHandle>)>,
     pressure: OnceLock<Pressure>,
@@ -152,6 +154,7 @@ impl History {
             latest_ns: AtomicI64::new(now),
             next_object: AtomicU64::new(0),
             has_gap: AtomicBool::new(false),
+            is_strict: AtomicBool::new(false),
             told_outside: Mutex::new((epoch, FxHashSet::default())),
             pressure: OnceLock::new(),
             counters: HistoryCounters::default(),
@@ -246,6 +249,12 @@ impl History {
     /// Sets what makes room when the filesystem is full; the first call counts.
     pub(crate) fn set_pressure(&self, pressure: Pressure) {
         drop(self.pressure.set(pressure));
+    }
+
+    /// Sets whether what is preserved is made durable before each change, so that no power cut takes anything from a
+    /// durable snapshot. Each change that has to be noted then waits for the disk.
+    pub(crate) fn set_strict(&self, is_strict: bool) {
+        self.is_strict.store(is_strict, Ordering::Release);
     }
 
     /// Begins an operation that changes names or attributes.
@@ -386,11 +395,9 @@ impl History {
     }
 
     /// Makes the log durable before anything of the filesystem's is made so: what is synchronised takes with it the names
-    /// and attributes that others changed. Does nothing where the journal keeps the order.
+    /// and attributes that others changed.
     pub(crate) fn sync_log_before(&self) {
-        if !self.store.is_ordered()
-            && let Err(errno) = self.log.sync()
-        {
+        if let Err(errno) = self.log.sync() {
             tracing::warn!(%errno, "history may not survive a power cut");
         }
     }
@@ -468,7 +475,7 @@ impl History {
         }
         let missing = affected.units(content.size);
         if !content.is_whole && missing.clone().any(|unit| !content.units.contains(unit)) {
-            self.preserve_bytes(touched, content, backing, (affected, missing), &mut changes)?;
+            self.preserve_bytes(touched, content, backing, missing, &mut changes)?;
         }
         if !changes.is_empty() {
             let moment = self.epochs.moment(epoch);
@@ -496,7 +503,7 @@ impl History {
         touched: &Touched,
         content: &mut Content,
         backing: &Backing,
-        (affected, missing): (Affected, std::ops::Range<u64>),
+        missing: std::ops::Range<u64>,
         changes: &mut Vec<Change>,
     ) -> Result<(), Errno> {
         let file = backing.open(&touched.handle, OFlags::RDONLY | OFlags::NONBLOCK)?;
@@ -517,7 +524,7 @@ impl History {
             }
         }
         let object = *content.object.get_or_insert_with(|| self.new_object());
-        let copy = self.store.create(object, content.size)?;
+        let copy = self.store.create(object)?;
         touched.unsynced.lock().push(object);
         if content.size <= SMALL_BYTES {
             let copied =
@@ -552,10 +559,6 @@ impl History {
             content.units.extend(std::iter::once(unit..=unit + run - 1));
             unit += run;
             content.run = (unit, run);
-        }
-        // What is cut off is gone with the next transaction, and copies of large files do not go through the journal.
-        if matches!(affected, Affected::From(from) if from < content.size) {
-            rustix::fs::fdatasync(&copy)?;
         }
         Ok(())
     }
@@ -599,12 +602,27 @@ impl History {
         if had_gap {
             entry.changes.push(Change::ChangedOutside { inode: self.root, name: None });
         }
-        self.log.append(&entry).inspect_err(|errno| {
+        self.append_durably(&entry).inspect_err(|errno| {
             if !self.has_gap.swap(true, Ordering::AcqRel) && !had_gap {
                 tracing::error!(%errno, "changes are not noted: snapshots from before may show things as they are now");
             }
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
         })
+    }
+
+    /// Appends an entry; in strict mode it is durable then. What was copied for it is before it is noted: an entry on the disk
+    /// whose bytes are not there hides what is still in the file.
+    fn append_durably(&self, entry: &Entry) -> Result<(), Errno> {
+        if !self.is_strict.load(Ordering::Acquire) {
+            return self.log.append(entry);
+        }
+        for change in &entry.changes {
+            if let Change::Content { object, origin: Origin::Cloned | Origin::Copied, .. } = change {
+                rustix::fs::fsync(self.store.open_object(*object, OFlags::RDONLY)?)?;
+            }
+        }
+        self.log.append(entry)?;
+        self.log.sync()
     }
 
     fn new_object(&self) -> ObjectId {

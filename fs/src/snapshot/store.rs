@@ -3,17 +3,11 @@
 //! It lies on the filesystem of the workspace, outside the tree that users see, and belongs to root alone. It is
 //! reached through the workspace's own detached mount, by handle: rename(2) and link(2) refuse to cross from one mount
 //! to another even on one filesystem, and its path can be mounted over or renamed without harm.
-//!
-//! A power cut must not leave a change on the disk without what was noted and copied before it. ext4 writes names and
-//! attributes back every five seconds and bytes every thirty, so the directories here ask for the bytes of new files to
-//! go through the journal (`chattr +j`, which files that are moved in do not inherit): what was appended and copied
-//! before a change is in no later transaction than the change. xfs and btrfs have no such thing; there whoever
-//! synchronises a file synchronises the log first ([`Store::is_ordered`]).
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, IFlags, Mode, OFlags, RenameFlags, SeekFrom};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::record::ObjectId;
@@ -24,8 +18,6 @@ use crate::sys::handle::{handle_of, open_by_handle};
 const DIRECTORIES: u64 = 64;
 /// Copied at a time.
 const BUFFER_BYTES: usize = 256 << 10;
-/// Copies of larger files do not go through the journal, where every byte is written twice.
-const MAX_JOURNALLED_BYTES: u64 = 4 << 20;
 /// The last epoch that was begun is a part of the name of an empty file.
 const MARK: &str = "epoch-";
 
@@ -54,7 +46,6 @@ pub(crate) struct Store {
     /// A descriptor for each of the directories in it would be 64 a workspace.
     objects: OwnedFd,
     can_clone: bool,
-    is_ordered: bool,
 }
 
 /// What was copied.
@@ -85,19 +76,15 @@ impl Store {
         }
         let objects = subdirectory(reached.as_fd(), OsStr::new("objects")).map_err(failed("make"))?;
         let last = directory_of(DIRECTORIES - 1);
-        let log = subdirectory(reached.as_fd(), OsStr::new("log")).map_err(failed("make"))?;
-        let made =
-            rustix::fs::openat(&objects, last.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         // A successor's callers wait: it finds them made.
-        let is_done = made.is_ok_and(|last| journal_bytes_below(last.as_fd()) != Journalled::FromNowOn);
-        if !is_done {
+        if rustix::fs::accessat(&objects, last.as_str(), rustix::fs::Access::EXISTS, AtFlags::empty())
+            .is_err()
+        {
             for number in 0..DIRECTORIES {
-                let dir = subdirectory(objects.as_fd(), OsStr::new(&directory_of(number)));
-                journal_bytes_below(dir.map_err(failed("make"))?.as_fd());
+                subdirectory(objects.as_fd(), OsStr::new(&directory_of(number))).map_err(failed("make"))?;
             }
         }
-        let is_ordered = journal_bytes_below(log.as_fd()) != Journalled::No;
-        let store = Self { dir: reached, objects, can_clone: false, is_ordered };
+        let store = Self { dir: reached, objects, can_clone: false };
         let can_clone = store.probe(root)?;
         Ok(Self { can_clone, ..store })
     }
@@ -133,11 +120,6 @@ impl Store {
     /// Whether files can be cloned instead of copied.
     pub(crate) fn can_clone(&self) -> bool {
         self.can_clone
-    }
-
-    /// Whether no change gets to the disk before what was noted and copied for it, but large copies.
-    pub(crate) fn is_ordered(&self) -> bool {
-        self.is_ordered
     }
 
     /// Returns the last epoch that was begun, or was about to be.
@@ -231,25 +213,12 @@ impl Store {
         rustix::fs::openat(dir, place, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
     }
 
-    /// Makes an empty object for parts of a file of `size` bytes, or opens the one that is there.
+    /// Makes an empty object, or opens the one that is there.
     ///
     /// # Errors
     /// As openat(2).
-    pub(crate) fn create(&self, object: ObjectId, size: u64) -> Result<OwnedFd, Errno> {
+    pub(crate) fn create(&self, object: ObjectId) -> Result<OwnedFd, Errno> {
         let (dir, place) = self.place(object);
-        if self.is_ordered && size > MAX_JOURNALLED_BYTES {
-            let mode = Mode::RUSR | Mode::WUSR;
-            let made =
-                rustix::fs::openat(&self.dir, ".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode)
-                    .and_then(|file| {
-                        rustix::fs::linkat(&file, "", dir, place.as_str(), AtFlags::EMPTY_PATH).map(|()| file)
-                    });
-            match made {
-                Ok(file) => return Ok(file),
-                Err(Errno::EXIST | Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(dir, place, flags, Mode::RUSR | Mode::WUSR)
     }
@@ -259,7 +228,7 @@ impl Store {
     /// # Errors
     /// As ioctl_ficlone(2).
     pub(crate) fn clone_file(&self, file: BorrowedFd<'_>, object: ObjectId) -> Result<(), Errno> {
-        let target = self.create(object, 0)?;
+        let target = self.create(object)?;
         rustix::fs::ioctl_ficlone(&target, file).inspect_err(|_| self.discard(object))
     }
 
@@ -382,30 +351,6 @@ fn directory_of(number: u64) -> String {
     format!("{number:02x}")
 }
 
-/// Whether the bytes of files that are made in a directory go through the journal.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Journalled {
-    Already,
-    FromNowOn,
-    No,
-}
-
-/// Asks for the bytes of files that will be made in a directory to go through the journal.
-fn journal_bytes_below(dir: BorrowedFd<'_>) -> Journalled {
-    let Ok(flags) = rustix::fs::ioctl_getflags(dir) else { return Journalled::No };
-    if flags.contains(IFlags::JOURNALING) {
-        return Journalled::Already;
-    }
-    // Not on another filesystem, without a journal, or without the capability.
-    match rustix::fs::ioctl_setflags(dir, flags | IFlags::JOURNALING) {
-        Ok(()) => Journalled::FromNowOn,
-        Err(errno) => {
-            tracing::debug!(%errno, "what is preserved does not go through a journal");
-            Journalled::No
-        }
-    }
-}
-
 fn subdirectory(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
     match rustix::fs::mkdirat(dir, name, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
@@ -465,7 +410,7 @@ mod tests {
         file.set_len(8 << 20).unwrap();
         file.write_all_at(&[7; 5000], 1 << 20).unwrap();
         let file = std::fs::File::open(bench._kept.path().join("root/f")).unwrap();
-        let copy: std::fs::File = bench.store.create(ObjectId(1), 0).unwrap().into();
+        let copy: std::fs::File = bench.store.create(ObjectId(1)).unwrap().into();
         let copied = copy_range(file.as_fd(), copy.as_fd(), 65_536, 4 << 20).unwrap();
         assert_eq!(copied.length, 4 << 20);
         let mut expected = vec![0; 4 << 20];
