@@ -42,8 +42,8 @@ impl Unwatched {
     }
 }
 
-/// Is told of every file and directory that was found, for the history of the workspace.
-pub(crate) type Told = Box<dyn Fn(FileHandle) + Send>;
+/// Is told of every file and directory that was found and when it was changed, nanoseconds since 1970, for the history of the workspace.
+pub(crate) type Told = Box<dyn Fn(FileHandle, i64) + Send>;
 
 /// A walk that runs or has run.
 #[derive(Debug)]
@@ -140,11 +140,15 @@ impl Search<'_> {
         {
             add(Path::new("."), self.found);
             match handle_of(root.as_fd()) {
-                Ok(handle) => (self.tell)(handle),
+                Ok(handle) => (self.tell)(handle, nanoseconds(stat.stx_ctime)),
                 Err(errno) => warn!(%errno, "history is not told that the workspace was changed outside"),
             }
         }
     }
+}
+
+fn nanoseconds(time: rustix::fs::StatxTimestamp) -> i64 {
+    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
 }
 
 fn add(path: &Path, found: &Mutex<ChangedOutside>) {
@@ -184,7 +188,7 @@ fn list(
             add(&path, search.found);
             // Deleted or moved meanwhile: its directory was found as well.
             if let Ok(handle) = handle_at(fd.as_fd(), std::ffi::OsStr::from_bytes(name.to_bytes())) {
-                (search.tell)(handle);
+                (search.tell)(handle, nanoseconds(stat.stx_ctime));
             }
         }
         let is_directory = rustix::fs::FileType::from_raw_mode(u32::from(stat.stx_mode)).is_dir();
@@ -203,7 +207,7 @@ mod tests {
         let root = OwnedFd::from(std::fs::File::open(dir).unwrap());
         let told = Arc::new(Mutex::new(Vec::new()));
         let all = told.clone();
-        let tell = Box::new(move |handle| all.lock().push(handle));
+        let tell = Box::new(move |handle, _| all.lock().push(handle));
         let mut search = OutsideSearch::start("p", root, Unwatched { since, until }, tell).unwrap();
         search.thread.take().unwrap().join().unwrap();
         let result = search.result();

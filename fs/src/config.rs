@@ -89,6 +89,7 @@ const KEYS: &[(&str, &[&str])] = &[
             "budget-mebibytes",
             "keep-free-percent",
             "zone",
+            "strict",
             "retention",
         ],
     ),

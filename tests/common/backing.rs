@@ -1,7 +1,8 @@
 use std::{
     fs::{self, File},
-    os::unix::fs::PermissionsExt,
+    os::{fd::AsFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use crate::{Run, Scratch, require::note};
@@ -125,6 +126,7 @@ impl Tmpfs {
 pub struct LoopFs {
     scratch: Scratch,
     root: PathBuf,
+    image: PathBuf,
     kind: FsKind,
 }
 
@@ -133,6 +135,16 @@ impl LoopFs {
     pub fn new(kind: FsKind, bytes: u64) -> Self {
         let scratch = Scratch::new();
         let image = scratch.path().join("image");
+        Self::make(scratch, image, kind, bytes)
+    }
+
+    /// The same with its image on another one, which is to be dropped later: a power cut of that one is a power cut of a
+    /// disk with a volatile write cache for this.
+    pub fn inside(outer: &Self, kind: FsKind, bytes: u64) -> Self {
+        Self::make(Scratch::new(), outer.path().join("image"), kind, bytes)
+    }
+
+    fn make(scratch: Scratch, image: PathBuf, kind: FsKind, bytes: u64) -> Self {
         let file = File::create(&image).expect("an image file can be made");
         file.set_len(bytes).expect("an image file can be sparse");
         let quiet: &[&str] = match kind {
@@ -142,7 +154,7 @@ impl LoopFs {
             FsKind::Btrfs => &["-q", "-f"],
         };
         Run::new(format!("mkfs.{}", kind.name())).args(quiet).arg(&image).ok();
-        let filesystem = Self { root: scratch.dir("f"), scratch, kind };
+        let filesystem = Self { root: scratch.dir("f"), scratch, image, kind };
         filesystem.mount();
         filesystem
     }
@@ -159,7 +171,13 @@ impl LoopFs {
 
     /// Returns the file that holds it.
     pub fn image(&self) -> PathBuf {
-        self.scratch.path().join("image")
+        self.image.clone()
+    }
+
+    /// Cuts its power (ext4 and xfs): what is not on the image yet never gets there, and every operation fails.
+    pub fn cut_power(&self) {
+        let root = File::open(&self.root).expect("the root of a filesystem can be opened");
+        crate::sys::shut_down(root.as_fd()).expect("the filesystem can be shut down");
     }
 
     /// Mounts it again after [`LoopFs::unmount`].
@@ -172,6 +190,14 @@ impl LoopFs {
     /// Unmounts it; fails the test while something uses it.
     pub fn unmount(&self) {
         Run::new("umount").arg(&self.root).ok();
+    }
+
+    /// Unmounts it once nobody uses it any more; fails the test if that takes long.
+    pub fn unmount_when_free(&self) {
+        debug_assert!(self.root.starts_with(self.scratch.path()));
+        crate::wait_until("the filesystem to be unmounted", Duration::from_secs(30), || {
+            Run::new("umount").arg(&self.root).output().code == 0
+        });
     }
 
     /// Makes the whole filesystem read-only, or writable again.

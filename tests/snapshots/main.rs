@@ -2,6 +2,8 @@
 //! what the workspace was: real mounts, on ext4, xfs and btrfs. `tests/README.md` says how to run many sequences.
 
 #[cfg(test)]
+mod actor;
+#[cfg(test)]
 mod as_it_was;
 #[cfg(test)]
 mod doubt;

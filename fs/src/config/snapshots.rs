@@ -30,6 +30,8 @@ const LEAST_BUDGET: u64 = 5 << 30;
 pub struct SnapshotSettings {
     /// Whether it is kept at all.
     pub is_enabled: bool,
+    /// What is preserved is made durable before each change.
+    pub(crate) is_strict: bool,
     /// A directory for what is kept of workspaces on its filesystem; `None` for `.wsguard` at the top of each.
     pub store: Option<PathBuf>,
     /// Between two automatic snapshots of a workspace that is being changed.
@@ -82,6 +84,7 @@ pub(super) struct SnapshotsTable {
     budget_mebibytes: Option<u64>,
     keep_free_percent: Option<u64>,
     zone: Option<String>,
+    strict: Option<bool>,
     retention: RetentionPolicy,
 }
 
@@ -114,6 +117,7 @@ pub(super) fn resolve(table: SnapshotsTable, lines: &Lines<'_>) -> Result<Snapsh
     })?;
     Ok(SnapshotSettings {
         is_enabled: table.enabled.unwrap_or(true),
+        is_strict: table.strict.unwrap_or(false),
         store,
         auto_interval: Duration::from_secs(auto_seconds),
         budget: table

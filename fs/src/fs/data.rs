@@ -244,6 +244,8 @@ impl GuardFs {
         let file = file.as_fd();
         if open_file.is_writer() {
             self.sync_preserved(&open_file);
+        } else {
+            self.sync_history();
         }
         if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }?;
         if open_file.is_writer() {

@@ -172,6 +172,7 @@ impl GuardFs {
         }
         let inode = self.table.get(node)?;
         let file = self.backing.open(&inode.handle, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        self.sync_history();
         if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }
     }
 }

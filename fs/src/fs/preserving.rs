@@ -18,6 +18,7 @@ use crate::snapshot::{
     Actor, Affected, Cause, History, Named, ObjectId, Permit, Shortage, Step, Touched, is_temporary,
     list_attributes,
 };
+use crate::sys::handle::FileHandle;
 
 /// A file that is deleted so soon after it was made is not kept.
 const FLEETING: Duration = Duration::from_secs(2);
@@ -333,8 +334,36 @@ impl GuardFs {
 
     /// Makes what was preserved of a file durable before the file is.
     pub(super) fn sync_preserved(&self, open_file: &OpenFile) {
-        if let (Some(history), Some(touched)) = (&self.history, open_file.inode.touched.get()) {
-            history.sync_before(touched);
+        match (&self.history, open_file.inode.touched.get()) {
+            (Some(history), Some(touched)) => history.sync_before(touched),
+            _ => self.sync_history(),
+        }
+    }
+
+    /// Makes what was noted durable before something of the filesystem's is.
+    pub(super) fn sync_history(&self) {
+        if let Some(history) = &self.history {
+            history.sync_log_before();
+        }
+    }
+
+    /// An inode was changed after the workspace was last known to be watched, at `changed_ns`. That may be a while before the
+    /// watching ended, so what the log explains was done through the mount.
+    pub(crate) fn note_unwatched(&self, inode: FileHandle, changed_ns: i64, watched_ns: i64) {
+        let Some(history) = &self.history else { return };
+        let explained = self.archive_for_long().and_then(|archive| {
+            let first = history.first_epoch();
+            let explained =
+                archive.read().and_then(|past| Ok(past.explains(&inode, first, changed_ns, watched_ns)?));
+            explained.map_err(|error| crate::error_chain::one_line(&error))
+        });
+        match explained {
+            Ok(true) => {}
+            Ok(false) => history.changed_outside(inode),
+            Err(error) => {
+                tracing::warn!(error, "a change that nobody watched is taken for a foreign one");
+                history.changed_outside(inode);
+            }
         }
     }
 

@@ -55,6 +55,9 @@ const KEPT_LISTS: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not zero");
 /// Snapshots whose time is kept.
 const KEPT_TIMES: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not zero");
 
+/// How often a thread that has time waits for the past to be opened, each time for some seconds.
+const MOST_WAITS: usize = 30;
+
 /// Opens the past of the workspace. Called by threads that serve requests: it must not take long.
 pub(crate) type ArchiveSource = Arc<dyn Fn() -> Result<Arc<Archive>, NoArchive> + Send + Sync>;
 
@@ -99,6 +102,23 @@ impl GuardFs {
     /// Whether `name` is what the directory is found by.
     pub(super) fn is_snapshots_name(&self, name: &OsStr) -> bool {
         name == NAME && self.history.is_some()
+    }
+
+    /// Returns the catalog, for a thread that may wait until it is open.
+    ///
+    /// # Errors
+    /// Why it cannot be opened, as a sentence.
+    pub(super) fn archive_for_long(&self) -> Result<Arc<Archive>, String> {
+        let source = self.snapshots_dir.source.get().ok_or("it is not known where the past is")?;
+        for _ in 0..MOST_WAITS {
+            match source() {
+                Ok(archive) => return Ok(archive),
+                // It has waited itself.
+                Err(NoArchive::NotYet) => {}
+                Err(NoArchive::Never(reason)) => return Err(reason),
+            }
+        }
+        Err("opening the past takes too long".to_owned())
     }
 
     /// Returns the catalog.

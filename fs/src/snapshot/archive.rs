@@ -12,13 +12,17 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
-use super::catalog::{Applied, Catalog, CatalogError, Kept, Past};
+use super::catalog::{Applied, Catalog, CatalogError, Kept, Past, SnapshotState};
 use super::history::{EndError, EpochEnded, History};
 use super::record::{Actor, Entry, SnapshotNote};
-use super::sequence::Sequence;
+use super::sequence::{Epoch, Sequence};
 use super::undo_log::{LogPosition, Reader};
 use crate::backing::Backing;
 
+/// Holds the number of the boot in which the catalog was used last, below the store's directory.
+const BOOT_FILE: &str = "boot";
+/// random(4).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Entries that are folded in one transaction.
 const BATCH: usize = 4096;
 /// Connections that are kept open for the next question.
@@ -51,6 +55,8 @@ pub(crate) struct Archive {
     pins: Mutex<BTreeMap<Sequence, usize>>,
     /// A damaged catalog that was moved aside and made again.
     set_aside: Option<PathBuf>,
+    /// The catalog was not there although the workspace has a history.
+    was_missing: bool,
 }
 
 struct Folding {
@@ -101,8 +107,12 @@ impl Archive {
     /// See [`ArchiveError`]; history goes on being kept.
     pub(crate) fn open(history: Arc<History>, dir: &Path) -> Result<Self, ArchiveError> {
         let mut set_aside = None;
+        let mut was_missing = false;
         let catalog = match Catalog::open(dir) {
-            Err(CatalogError::Missing { .. }) => Catalog::create(dir)?,
+            Err(CatalogError::Missing { .. }) => {
+                was_missing = history.first_epoch() > Epoch(1);
+                Catalog::create(dir)?
+            }
             Err(CatalogError::Damaged { reason, .. }) => {
                 let place = Catalog::set_aside(dir, jiff::Timestamp::now())?;
                 tracing::error!(reason, path = %place.display(), "history catalog is damaged; it is made again from the log");
@@ -115,11 +125,53 @@ impl Archive {
             history.skip_behind(last).map_err(EndError::from)?;
         }
         let reader = history.log().read_from(catalog.past().position()?)?;
+        let was_closed = catalog.was_closed() && !was_missing && set_aside.is_none();
         let folding = Mutex::new(Folding { catalog, reader, appends: None });
         let (dir, idle, pins) = (dir.to_path_buf(), Mutex::default(), Mutex::default());
-        let archive = Self { history, dir, folding, idle, pins, set_aside };
+        let archive = Self { history, dir, folding, idle, pins, set_aside, was_missing };
         archive.catch_up()?;
+        archive.note_boot(was_closed)?;
         Ok(archive)
+    }
+
+    /// Finds out whether the machine was started since the catalog was used last. If it was, and nobody had closed the
+    /// catalog, the power went: what was in memory then is lost, also of the snapshots that were not durable.
+    fn note_boot(&self, was_closed: bool) -> Result<(), ArchiveError> {
+        let (file, boot) = (self.dir.join(BOOT_FILE), std::fs::read_to_string(BOOT_ID).map_err(errno_of)?);
+        match std::fs::read_to_string(&file) {
+            Ok(known) if known == boot => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            // Torn, which is no text of ours either.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {}
+            Err(error) => return Err(errno_of(error).into()),
+        }
+        if !was_closed {
+            let first = self.history.first_epoch();
+            let lost: Vec<Epoch> = self
+                .read()?
+                .snapshots()?
+                .into_iter()
+                .filter(|snapshot| snapshot.state == SnapshotState::Sealed && snapshot.epoch < first)
+                .map(|snapshot| snapshot.epoch)
+                .collect();
+            for epoch in &lost {
+                self.with_catalog(|catalog| catalog.set_state(*epoch, SnapshotState::Incomplete))?;
+            }
+            if !lost.is_empty() {
+                tracing::warn!(
+                    snapshots = lost.len(),
+                    "the power went before these snapshots were durable; they may be incomplete"
+                );
+            }
+            self.with_catalog(|catalog| catalog.sync().map(drop))?;
+        }
+        Ok(std::fs::write(&file, boot).map_err(errno_of)?)
+    }
+
+    /// Whether the catalog was not there when this was opened, although the workspace has a history.
+    pub(crate) fn was_missing(&self) -> bool {
+        self.was_missing
     }
 
     /// Returns what is kept.
@@ -229,6 +281,11 @@ impl Archive {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is used as a function of map_err")]
+fn errno_of(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}
+
 impl Drop for Archive {
     fn drop(&mut self) {
         // The next opening checks it then.
@@ -276,5 +333,105 @@ impl Drop for Reading<'_> {
         if let Some(past) = self.past.take().filter(|_| idle.len() < MAX_IDLE) {
             idle.push(past);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::snapshot::record::SnapshotReason;
+
+    struct Bench {
+        kept: tempfile::TempDir,
+        backing: Backing,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let kept = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+            for name in ["root", "store"] {
+                std::fs::create_dir(kept.path().join(name)).unwrap();
+            }
+            let root = std::fs::File::open(kept.path().join("root")).unwrap();
+            Self { backing: Backing::new(root.into()).unwrap(), kept }
+        }
+
+        fn store(&self) -> PathBuf {
+            self.kept.path().join("store")
+        }
+
+        fn open(&self) -> Arc<Archive> {
+            let store = std::fs::File::open(self.store()).unwrap();
+            let history = Arc::new(History::begin(store.as_fd(), &self.backing).unwrap());
+            Arc::new(Archive::open(history, &self.store()).unwrap())
+        }
+
+        fn take(&self, archive: &Archive) -> Epoch {
+            let note =
+                SnapshotNote { reason: SnapshotReason::Manual, name: None, note: None, is_held: false };
+            archive.take_snapshot(&self.backing, Actor::default(), note).unwrap().epoch
+        }
+    }
+
+    fn states(archive: &Archive) -> Vec<SnapshotState> {
+        archive.read().unwrap().snapshots().unwrap().iter().map(|snapshot| snapshot.state).collect()
+    }
+
+    #[test]
+    fn what_was_not_durable_is_incomplete_after_a_boot_that_nobody_expected() {
+        let bench = Bench::new();
+        let archive = bench.open();
+        let durable = bench.take(&archive);
+        archive.with_catalog(|catalog| catalog.set_state(durable, SnapshotState::Durable)).unwrap();
+        bench.take(&archive);
+        // A dead process closes nothing.
+        std::mem::forget(archive);
+        let archive = bench.open();
+        assert_eq!(states(&archive), [SnapshotState::Durable, SnapshotState::Sealed], "the same boot");
+        std::mem::forget(archive);
+        std::fs::write(bench.store().join("boot"), "another").unwrap();
+        let archive = bench.open();
+        assert_eq!(states(&archive), [SnapshotState::Durable, SnapshotState::Incomplete], "another boot");
+        bench.take(&archive);
+        drop(archive);
+        std::fs::write(bench.store().join("boot"), "another").unwrap();
+        let archive = bench.open();
+        let expected = [SnapshotState::Durable, SnapshotState::Incomplete, SnapshotState::Sealed];
+        assert_eq!(states(&archive), expected, "it was closed before the boot");
+    }
+
+    #[test]
+    fn no_epoch_is_given_twice_when_the_log_has_lost_its_end() {
+        let bench = Bench::new();
+        let archive = bench.open();
+        for _ in 0..3 {
+            bench.take(&archive);
+        }
+        let reached = archive.history().epoch();
+        drop(archive);
+        for segment in std::fs::read_dir(bench.store().join("log")).unwrap() {
+            std::fs::File::options().write(true).open(segment.unwrap().path()).unwrap().set_len(0).unwrap();
+        }
+        std::fs::remove_file(bench.store().join(super::super::catalog::CATALOG_FILE)).unwrap();
+        let archive = bench.open();
+        assert!(archive.history().epoch() > reached);
+        assert!(archive.was_missing());
+    }
+
+    #[test]
+    fn pin_keeps_a_moment_whose_snapshot_is_removed_and_a_moment_that_is_gone_cannot_be_pinned() {
+        let bench = Bench::new();
+        let archive = bench.open();
+        let (first, second) = (bench.take(&archive), bench.take(&archive));
+        archive.with_catalog(|catalog| catalog.set_trash_start(second.end())).unwrap();
+        let pin = archive.pin(first.end()).unwrap();
+        archive.with_catalog(|catalog| catalog.remove_snapshot(first)).unwrap();
+        assert!(archive.kept().unwrap().contains(first.end()), "somebody looks at it");
+        drop(pin);
+        assert!(!archive.kept().unwrap().contains(first.end()));
+        assert!(matches!(archive.pin(first.end()), Err(ArchiveError::NotKept)));
+        assert!(archive.pinned().is_empty(), "what could not be pinned holds nothing");
     }
 }

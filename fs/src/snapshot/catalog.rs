@@ -65,6 +65,7 @@ const STATEMENTS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Catalog {
     past: Past,
+    was_closed: bool,
 }
 
 /// A connection that answers questions about the past. What is in the log only, it does not know: whoever needs the
@@ -106,11 +107,12 @@ impl Catalog {
         let mut past = Past { path, connection };
         schema::configure(&past.connection).map_err(past.failed("set the journal mode"))?;
         schema::migrate(&mut past.connection, &past.path)?;
-        if !schema::is_clean(&past.connection).map_err(past.failed("read how it was closed"))? {
+        let was_closed = schema::is_clean(&past.connection).map_err(past.failed("read how it was closed"))?;
+        if !was_closed {
             past.check_integrity()?;
         }
         schema::set_clean(&past.connection, false).map_err(past.failed("note that it is open"))?;
-        Ok(Self { past })
+        Ok(Self { past, was_closed })
     }
 
     /// Moves the catalog in `dir` and its WAL aside, keeping both, so that another can be made. Returns where it is now.
@@ -128,6 +130,11 @@ impl Catalog {
             }
         }
         Ok(name(&stamp))
+    }
+
+    /// Whether whoever had it before closed it, so that the filesystem was synchronised as well. So is a new one.
+    pub(crate) fn was_closed(&self) -> bool {
+        self.was_closed
     }
 
     /// Returns the connection for questions.

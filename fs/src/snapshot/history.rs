@@ -7,6 +7,7 @@
 //! Called by the session's threads. A thread holds at most the content lock of one inode, and takes no other lock of the
 //! filesystem under it except the charge of the same inode.
 
+mod mapping;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,7 @@ pub(crate) use step::Step;
 
 use super::epochs::{Entered, Epochs, StillRunning};
 use super::record::{Actor, Attributes, Cause, Change, Entry, ObjectId, Origin, SnapshotNote, Span};
-use super::sequence::{Epoch, Sequence};
+use super::sequence::Epoch;
 use super::store::{Store, StoreError, copy_range};
 use super::touched::{Affected, Content, Touched, TouchedInodes, UNIT_BYTES};
 use super::undo_log::{self, UndoLog};
@@ -79,6 +80,8 @@ pub(crate) type Pressure = Box<dyn Fn(Shortage) -> bool + Send + Sync>;
 
 /// See the module.
 pub(crate) struct History {
+    /// The one in which this began.
+    first: Epoch,
     epochs: Epochs,
     log: UndoLog,
     store: Store,
@@ -91,6 +94,8 @@ pub(crate) struct History {
     next_object: AtomicU64,
     /// Something changed that the log does not have.
     has_gap: AtomicBool,
+    /// What is preserved is durable before the change is made.
+    is_strict: AtomicBool,
     /// Directories of which it is noted that they were changed outside, and in which epoch.
     told_outside: Mutex<(Epoch, FxHashSet<FileHandle>)>,
     pressure: OnceLock<Pressure>,
@@ -146,10 +151,14 @@ impl History {
         // Entries that are behind have at most one epoch to go.
         let noted = recent.iter().map(|entry| entry.at.epoch()).max();
         let last = undo_log::last_segment(&log_dir()?).map_err(failed("read"))?;
-        let epoch = noted.max(last).unwrap_or(Epoch(0)).next();
+        // A power cut may have taken the end of the log, but not the mark of an epoch in which objects were made.
+        let marked = store.last_epoch().map_err(failed("find the last epoch of"))?;
+        let epoch = noted.max(last).max(marked).unwrap_or(Epoch(0)).next();
+        store.mark_epoch(marked.unwrap_or(Epoch(0)), epoch).map_err(failed("note the epoch of"))?;
         let log = UndoLog::begin(log_dir()?, epoch).map_err(failed("begin a segment of"))?;
         let now = precise_now_ns();
         let history = Self {
+            first: epoch,
             epochs: Epochs::new(epoch),
             log,
             store,
@@ -159,6 +168,7 @@ impl History {
             latest_ns: AtomicI64::new(now),
             next_object: AtomicU64::new(0),
             has_gap: AtomicBool::new(false),
+            is_strict: AtomicBool::new(false),
             told_outside: Mutex::new((epoch, FxHashSet::default())),
             pressure: OnceLock::new(),
             room: AtomicU64::new(u64::MAX),
@@ -233,6 +243,11 @@ impl History {
         self.epochs.current()
     }
 
+    /// Returns the epoch in which this began; what was noted before is of workers before this one.
+    pub(crate) fn first_epoch(&self) -> Epoch {
+        self.first
+    }
+
     /// Whether anything was noted in the running epoch.
     pub(crate) fn is_dirty(&self) -> bool {
         self.epochs.moments() > 0
@@ -249,6 +264,12 @@ impl History {
     /// Sets what makes room when the filesystem is full; the first call counts.
     pub(crate) fn set_pressure(&self, pressure: Pressure) {
         drop(self.pressure.set(pressure));
+    }
+
+    /// Sets whether what is preserved is made durable before each change, so that no power cut takes anything from a
+    /// durable snapshot. Each change that has to be noted then waits for the disk.
+    pub(crate) fn set_strict(&self, is_strict: bool) {
+        self.is_strict.store(is_strict, Ordering::Release);
     }
 
     /// Begins an operation that changes names or attributes.
@@ -298,54 +319,6 @@ impl History {
             }
         }
         Permit { _content: RwLockWriteGuard::downgrade(content), _entered: entered }
-    }
-
-    /// Preserves a file that is about to be opened for reading and writing, after which a mapping may change it unseen.
-    pub(crate) fn before_mapping(&self, node: u64, touched: &Arc<Touched>, backing: &Backing, actor: Actor) {
-        let size =
-            backing.path_fd(&touched.handle).and_then(|fd| stat_of(fd.as_fd())).map(|stat| stat.stx_size);
-        let is_affordable = self.store.can_clone() || size.is_ok_and(|size| size <= MAX_MAPPED_BYTES);
-        let affected = if is_affordable { Affected::ALL } else { Affected::From(u64::MAX) };
-        touched.mappers.fetch_add(1, Ordering::AcqRel);
-        drop(self.before_content(touched, backing, affected, actor, Cause::Map));
-        let mut since = touched.mapped_since.lock();
-        if since.is_none() {
-            *since = Some(self.epochs.moment(self.epoch()));
-        }
-        drop(since);
-        self.mapped.lock().insert(node, touched.clone());
-    }
-
-    /// A file was open for reading and writing under a worker before this one.
-    pub(crate) fn restore_mapping(&self, node: u64, touched: &Arc<Touched>) {
-        touched.mappers.fetch_add(1, Ordering::AcqRel);
-        *touched.mapped_since.lock() = Some(Epoch(self.epoch().0.saturating_sub(2)).end());
-        self.mapped.lock().insert(node, touched.clone());
-    }
-
-    /// An open that could change the file unseen has ended.
-    pub(crate) fn after_mapping(&self, node: u64, touched: &Touched) {
-        let mut mapped = self.mapped.lock();
-        if touched.mappers.fetch_sub(1, Ordering::AcqRel) > 1 {
-            return;
-        }
-        mapped.remove(&node);
-        drop(mapped);
-        let Some(since) = touched.mapped_since.lock().take() else { return };
-        let entered = self.epochs.enter();
-        if since.epoch() < entered.epoch() && !self.store.can_clone() {
-            let change = Change::MappedSince { inode: touched.handle, since };
-            self.note(&entered, Actor::default(), Cause::Map, vec![change]);
-        }
-    }
-
-    /// Returns since when a mapping may have changed a file unseen, if one may now.
-    pub(crate) fn mapped_since(&self, handle: &FileHandle) -> Option<Sequence> {
-        if self.store.can_clone() {
-            return None;
-        }
-        let touched = self.mapped.lock().values().find(|touched| touched.handle == *handle).cloned()?;
-        *touched.mapped_since.lock()
     }
 
     /// Somebody changed a file, or the names in a directory, below the mount. Noted once an epoch for each directory, and for the
@@ -404,6 +377,7 @@ impl History {
     pub(crate) fn sync_before(&self, touched: &Touched) {
         let objects = std::mem::take(&mut *touched.unsynced.lock());
         if objects.is_empty() {
+            self.sync_log_before();
             return;
         }
         for object in objects {
@@ -412,6 +386,14 @@ impl History {
                 tracing::warn!(object = object.0, %errno, "preserved bytes may not survive a power cut");
             }
         }
+        if let Err(errno) = self.log.sync() {
+            tracing::warn!(%errno, "history may not survive a power cut");
+        }
+    }
+
+    /// Makes the log durable before anything of the filesystem's is made so: what is synchronised takes with it the names
+    /// and attributes that others changed.
+    pub(crate) fn sync_log_before(&self) {
         if let Err(errno) = self.log.sync() {
             tracing::warn!(%errno, "history may not survive a power cut");
         }
@@ -427,6 +409,8 @@ impl History {
         actor: Actor,
         snapshot: Option<SnapshotNote>,
     ) -> Result<EpochEnded, EndError> {
+        let running = self.epoch();
+        self.store.mark_epoch(running, running.next())?;
         let before = self.born_after_ns.swap(i64::MAX, Ordering::AcqRel);
         let epoch = self.epochs.end(PATIENCE).inspect_err(|_| {
             self.born_after_ns.store(before, Ordering::Release);
@@ -443,20 +427,6 @@ impl History {
             tracing::warn!(%errno, "history log goes on in its segment");
         }
         Ok(EpochEnded { epoch, time_ns })
-    }
-
-    /// Files that may be mapped are cloned in each epoch, because stores through a mapping ask nobody.
-    fn preserve_mapped(&self, backing: &Backing, ended: Epoch) {
-        let mapped: Vec<Arc<Touched>> = self.mapped.lock().values().cloned().collect();
-        for touched in mapped {
-            if self.store.can_clone() {
-                drop(self.before_content(&touched, backing, Affected::ALL, Actor::default(), Cause::Map));
-            } else if let Some(since) = touched.mapped_since.lock().replace(ended.end()) {
-                let entered = self.epochs.enter();
-                let change = Change::MappedSince { inode: touched.handle, since };
-                self.note(&entered, Actor::default(), Cause::Map, vec![change]);
-            }
-        }
     }
 
     fn preserve(
@@ -620,12 +590,27 @@ impl History {
         if had_gap {
             entry.changes.push(Change::ChangedOutside { inode: self.root, name: None });
         }
-        self.log.append(&entry).inspect_err(|errno| {
+        self.append_durably(&entry).inspect_err(|errno| {
             if !self.has_gap.swap(true, Ordering::AcqRel) && !had_gap {
                 tracing::error!(%errno, "changes are not noted: snapshots from before may show things as they are now");
             }
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
         })
+    }
+
+    /// Appends an entry; in strict mode it is durable then. What was copied for it is before it is noted: an entry on the disk
+    /// whose bytes are not there hides what is still in the file.
+    fn append_durably(&self, entry: &Entry) -> Result<(), Errno> {
+        if !self.is_strict.load(Ordering::Acquire) {
+            return self.log.append(entry);
+        }
+        for change in &entry.changes {
+            if let Change::Content { object, origin: Origin::Cloned | Origin::Copied, .. } = change {
+                rustix::fs::fsync(self.store.open_object(*object, OFlags::RDONLY)?)?;
+            }
+        }
+        self.log.append(entry)?;
+        self.log.sync()
     }
 
     fn new_object(&self) -> ObjectId {

@@ -11,12 +11,15 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::record::ObjectId;
+use super::sequence::Epoch;
 use crate::sys::handle::{handle_of, open_by_handle};
 
 /// Directories that objects are spread over.
 const DIRECTORIES: u64 = 64;
 /// Copied at a time.
 const BUFFER_BYTES: usize = 256 << 10;
+/// The last epoch that was begun is a part of the name of an empty file.
+const MARK: &str = "epoch-";
 
 /// Why a directory cannot hold what is preserved.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +120,37 @@ impl Store {
     /// Whether files can be cloned instead of copied.
     pub(crate) fn can_clone(&self) -> bool {
         self.can_clone
+    }
+
+    /// Returns the last epoch that was begun, or was about to be.
+    ///
+    /// # Errors
+    /// As reading the directory.
+    pub(crate) fn last_epoch(&self) -> Result<Option<Epoch>, Errno> {
+        let mut last = None;
+        for entry in rustix::fs::Dir::read_from(&self.dir)? {
+            let entry = entry?;
+            let number =
+                entry.file_name().to_str().ok().and_then(|name| name.strip_prefix(MARK)?.parse().ok());
+            last = last.max(number);
+        }
+        Ok(last.map(Epoch))
+    }
+
+    /// Notes that an epoch is about to begin. The log may lose its end in a power cut, but a name does not get to the
+    /// disk after the names of objects that were made later, so no object's number is given twice.
+    ///
+    /// # Errors
+    /// As renameat(2) and openat(2).
+    pub(crate) fn mark_epoch(&self, before: Epoch, epoch: Epoch) -> Result<(), Errno> {
+        let name = |epoch: Epoch| format!("{MARK}{:08}", epoch.0);
+        match rustix::fs::renameat(&self.dir, name(before), &self.dir, name(epoch)) {
+            Err(Errno::NOENT) => {
+                let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rustix::fs::openat(&self.dir, name(epoch), flags, Mode::RUSR | Mode::WUSR).map(drop)
+            }
+            result => result,
+        }
     }
 
     /// Returns a directory of the store, which is made if it is missing.

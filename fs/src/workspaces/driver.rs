@@ -521,12 +521,9 @@ impl Driver {
         let since = record.unwatched_since().filter(|_| is_same);
         let search = since.and_then(|since| {
             let window = Unwatched { since, until: mounted.mounted_at() };
-            let history = mounted.session().history().ok();
-            let tell = Box::new(move |inode| {
-                if let Some(history) = &history {
-                    history.changed_outside(inode);
-                }
-            });
+            let fs = mounted.session().filesystem().clone();
+            let watched_ns = i64::try_from(since.as_nanosecond()).unwrap_or(i64::MAX);
+            let tell = Box::new(move |inode, changed_ns| fs.note_unwatched(inode, changed_ns, watched_ns));
             match mounted
                 .plain_directory()
                 .map_err(std::io::Error::from)

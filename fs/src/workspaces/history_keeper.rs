@@ -159,6 +159,7 @@ impl Shared {
     /// Why it has no history.
     fn subject(&self, id: &str, mounted: &Mounted) -> Result<Subject, String> {
         let history = mounted.session().history()?;
+        history.set_strict(self.settings.is_strict);
         let record = self.registry.record(id).map_err(|error| error.message)?;
         Ok(Subject {
             id: id.to_owned(),

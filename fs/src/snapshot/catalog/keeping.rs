@@ -10,6 +10,9 @@ use crate::snapshot::record::{Named, ObjectId};
 use crate::snapshot::sequence::{Epoch, Sequence};
 use crate::sys::handle::FileHandle;
 
+/// For so long somebody may have watched after it was noted that somebody does: the notes are five seconds apart.
+const UNWATCHED_NS: i64 = 7_000_000_000;
+
 impl Past {
     /// Returns the moment from which on every moment can be shown: where the trash begins, or where history does.
     ///
@@ -56,6 +59,38 @@ impl Past {
     pub(crate) fn last_epoch_ended_ns(&self) -> Result<Option<i64>, CatalogError> {
         let sql = "SELECT ended_ns FROM epoch WHERE ended_ns IS NOT NULL ORDER BY epoch DESC LIMIT 1";
         self.row("read epochs", sql, [], |row| row.get(0))
+    }
+
+    /// Whether a change of an inode at `changed_ns`, in an epoch before `first`, was made while the mount watched: before an
+    /// epoch ended, or noted in the one that never did. Somebody watched until `watched_ns` and perhaps a while longer.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub(crate) fn explains(
+        &self,
+        inode: &FileHandle,
+        first: Epoch,
+        changed_ns: i64,
+        watched_ns: i64,
+    ) -> Result<bool, CatalogError> {
+        let sql = "SELECT epoch, ended_ns FROM epoch
+                   WHERE ended_ns IS NOT NULL AND epoch < ?1 ORDER BY epoch DESC LIMIT 1";
+        let ended: Option<(Epoch, i64)> =
+            self.row("read epochs", sql, [first], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (ended, ended_ns) = ended.unwrap_or((Epoch(0), i64::MIN));
+        if changed_ns <= ended_ns {
+            return Ok(true);
+        }
+        if changed_ns > watched_ns.saturating_add(UNWATCHED_NS) {
+            return Ok(false);
+        }
+        let sql = "SELECT 1 WHERE EXISTS (SELECT 1 FROM attributes WHERE inode = ?1 AND at > ?2 AND at < ?3)
+                       OR EXISTS (SELECT 1 FROM content WHERE inode = ?1 AND at > ?2 AND at < ?3)
+                       OR EXISTS (SELECT 1 FROM name WHERE parent = ?1 AND at > ?2 AND at < ?3)";
+        let until = Epoch(first.0.saturating_sub(1)).end();
+        Ok(self
+            .row("read what was noted last", sql, params![inode, ended.end(), until], |_| Ok(()))?
+            .is_some())
     }
 
     /// Returns which moments need which bytes, for the planner. Reads every row of content.

@@ -142,6 +142,11 @@ impl Service {
             );
             shared.tell(subject, EventKind::HistoryDamaged, &message);
         }
+        if !duty.is_scanned && archive.was_missing() {
+            let message = "the history catalog was missing and was made again from what is left of the log; what older \
+                           snapshots showed is lost, the files are untouched";
+            shared.tell(subject, EventKind::HistoryDamaged, message);
+        }
         let round = Round { shared: &shared, subject, archive, duty };
         if let Err(error) = round.run() {
             warn!(workspace = %subject.id, error = %one_line(&error), "history is not looked after in this round");
@@ -174,6 +179,8 @@ impl Round<'_> {
             }
             self.duty.is_scanned = true;
         }
+        // Little is lost in a power cut of what is noted soon.
+        self.subject.history.sync_log_before();
         self.make_durable()?;
         let is_deleted = self.shared.registry.history().take_deleted(&self.subject.id);
         let must_retain =
@@ -360,6 +367,8 @@ pub(crate) fn make_durable(
     if sealed.is_empty() {
         return Ok(());
     }
+    // What is synchronised may be overwritten meanwhile: what it was has to be noted on the disk first.
+    archive.history().log().sync()?;
     fs.backing().sync()?;
     for epoch in sealed {
         archive.with_catalog(|catalog| catalog.set_state(epoch, SnapshotState::Durable))?;
