@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    clean, completion, daemon, doctor, events, log, ls, metrics, mount, quota, restore, retention, snapshot,
-    status, sync, top, umount, undo, usage, verify, versions,
+    clean, clone, completion, daemon, doctor, events, log, ls, metrics, mount, quota, restore, retention,
+    snapshot, status, sync, top, umount, undo, usage, verify, versions,
 };
 use crate::env_vars;
 use crate::error::ExitStatus;
@@ -77,6 +77,7 @@ pub enum Command {
     Clean(clean::CleanArgs),
     Undo(undo::UndoArgs),
     Restore(Box<restore::RestoreArgs>),
+    Clone(clone::CloneArgs),
     Sync(sync::SyncArgs),
     Quota(quota::QuotaArgs),
     Metrics(metrics::MetricsArgs),

@@ -1,6 +1,7 @@
 //! The commands, one file each: an argument struct whose doc comment is the help text, and `run`.
 
 pub mod clean;
+pub mod clone;
 pub mod completion;
 pub mod daemon;
 pub mod doctor;
@@ -50,6 +51,7 @@ pub fn run(command: &Command, settings: &Settings, printer: &mut Printer) -> Res
         Command::Clean(args) => clean::run(args, settings, printer),
         Command::Undo(args) => undo::run(args, settings, printer),
         Command::Restore(args) => restore::run(args, settings, printer),
+        Command::Clone(args) => clone::run(args, settings, printer),
         Command::Sync(args) => sync::run(args, settings, printer),
         Command::Metrics(args) => metrics::run(args, settings, printer),
         Command::Quota(args) => quota::run(args, settings, printer),
