@@ -388,6 +388,7 @@ mod tests {
                 failures: Vec::new(),
                 notes: Vec::new(),
                 error: None,
+                error_code: None,
             };
             records.write(&record).unwrap();
             let back = records.read(id).unwrap();
