@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    browse, clean, completion, daemon, doctor, events, log, ls, metrics, mount, quota, restore, retention,
-    snapshot, status, sync, top, umount, undo, usage, verify, versions,
+    browse, clean, clone, completion, daemon, doctor, events, log, ls, metrics, mount, quota, restore,
+    retention, snapshot, status, sync, top, umount, undo, usage, verify, versions,
 };
 use crate::env_vars;
 use crate::error::ExitStatus;
@@ -78,6 +78,7 @@ pub enum Command {
     Browse(browse::BrowseArgs),
     Undo(undo::UndoArgs),
     Restore(Box<restore::RestoreArgs>),
+    Clone(clone::CloneArgs),
     Sync(sync::SyncArgs),
     Quota(quota::QuotaArgs),
     Metrics(metrics::MetricsArgs),

@@ -21,13 +21,13 @@ use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use wsguard_api::{
-    API_PREFIX, ApiError, AuditList, CheckReport, CheckRequest, CleanPlan, DaemonStatus, DifferenceReport,
-    ErrorCode, EventList, Explanation, ForecastReport, LogReport, LogRequest, MountAllReport, MountRequest,
-    PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest, RestoreJob, RestoreJobs, RestorePlan,
-    RestoreRequest, RetentionPreview, SnapshotChange, SnapshotChanged, SnapshotList, SnapshotRequest,
-    SnapshotTaken, SyncReport, SyncRequest, TopReport, UmountReport, UndoList, UndoPreview, UndoRequest,
-    UpgradeAccepted, UpgradeRequest, UsageReport, VerifyReport, VerifyRequest, VersionReport, Workspace,
-    WorkspaceList,
+    API_PREFIX, ApiError, AuditList, CheckReport, CheckRequest, CleanPlan, CloneRequest, DaemonStatus,
+    DifferenceReport, ErrorCode, EventList, Explanation, ForecastReport, LogReport, LogRequest,
+    MountAllReport, MountRequest, PolicyDocument, QuotaPlan, QuotaReport, QuotaRequest, RestoreJob,
+    RestoreJobs, RestorePlan, RestoreRequest, RetentionPreview, SnapshotChange, SnapshotChanged,
+    SnapshotList, SnapshotRequest, SnapshotTaken, SyncReport, SyncRequest, TopReport, UmountReport, UndoList,
+    UndoPreview, UndoRequest, UpgradeAccepted, UpgradeRequest, UsageReport, VerifyReport, VerifyRequest,
+    VersionReport, Workspace, WorkspaceList,
 };
 
 use crate::error::CliError;
@@ -289,6 +289,18 @@ impl Client {
     /// As [`Self::status`].
     pub fn restore_start(&self, request: &RestoreRequest) -> Result<RestoreJob, CliError> {
         self.post("/restore/start", Some(request))
+    }
+
+    /// Asks what a clone would be (`plan`) or begins it (`start`).
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn clone_request<T: DeserializeOwned>(
+        &self,
+        action: &str,
+        request: &CloneRequest,
+    ) -> Result<T, CliError> {
+        self.post(&format!("/clone/{action}"), Some(request))
     }
 
     /// Writes a file as it was, or a tar archive, to `to`. A reader that goes away early is no error.

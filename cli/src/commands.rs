@@ -2,6 +2,7 @@
 
 pub mod browse;
 pub mod clean;
+pub mod clone;
 pub mod completion;
 pub mod daemon;
 pub mod doctor;
@@ -52,6 +53,7 @@ pub fn run(command: &Command, settings: &Settings, printer: &mut Printer) -> Res
         Command::Clean(args) => clean::run(args, settings, printer),
         Command::Undo(args) => undo::run(args, settings, printer),
         Command::Restore(args) => restore::run(args, settings, printer),
+        Command::Clone(args) => clone::run(args, settings, printer),
         Command::Sync(args) => sync::run(args, settings, printer),
         Command::Metrics(args) => metrics::run(args, settings, printer),
         Command::Quota(args) => quota::run(args, settings, printer),

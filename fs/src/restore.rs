@@ -12,6 +12,7 @@
 //!
 //! Jobs run on threads of their own, several workspaces at a time, one job in each.
 
+mod clone;
 mod decide;
 mod execute;
 mod ground;
@@ -32,6 +33,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 use wsguard_api::{ApiError, ErrorCode};
 
+pub(crate) use clone::{CloneWanted, Credentials};
 pub(crate) use ground::Ground;
 pub(crate) use jobs::{Jobs, Wanted};
 pub(crate) use stream::{Export, Form};
@@ -84,6 +86,38 @@ pub(crate) enum RestoreError {
         /// What there is.
         available: u64,
     },
+    /// It has too many files.
+    #[error("restoring takes {needed} inodes, and only {available} may still be made")]
+    NoInodes {
+        /// What it takes.
+        needed: u64,
+        /// What there is.
+        available: u64,
+    },
+    /// A clone is to be where something stands.
+    #[error("{path:?} {why}")]
+    Taken {
+        /// The new directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A clone is to be where the caller may not write.
+    #[error("you may not write to {path:?}: {errno}")]
+    NotYours {
+        /// The new directory or the one around it.
+        path: PathBuf,
+        /// What the kernel says.
+        errno: Errno,
+    },
+    /// A clone cannot be made there.
+    #[error("cannot make {path:?}: {errno}")]
+    NoPlace {
+        /// The new directory or the one around it.
+        path: PathBuf,
+        /// What the kernel says.
+        errno: Errno,
+    },
 }
 
 impl RestoreError {
@@ -103,8 +137,24 @@ impl RestoreError {
             Self::NoJob(_) => error(ErrorCode::NotFound).with_hint("see `wsguard restore --jobs PATH`"),
             Self::Invalid(_) => error(ErrorCode::InvalidRequest),
             Self::Busy(_) => error(ErrorCode::Conflict).with_hint("wait until it has ended, or cancel it"),
-            Self::NoRoom { .. } => error(ErrorCode::Denied)
+            Self::NoRoom { .. } | Self::NoInodes { .. } => error(ErrorCode::Denied)
                 .with_hint("delete what is not needed or ask for a higher limit; nothing was changed"),
+            Self::Taken { .. } => {
+                error(ErrorCode::Conflict).with_hint("name a directory that does not exist yet, or is empty")
+            }
+            Self::NotYours { .. } => {
+                error(ErrorCode::Permission).with_hint("name a place where you can make directories yourself")
+            }
+            Self::NoPlace { errno: Errno::NOENT | Errno::NOTDIR, .. } => {
+                error(ErrorCode::NotFound).with_hint("make the directory around it first")
+            }
+            Self::NoPlace { errno: Errno::EXIST | Errno::NOTEMPTY | Errno::BUSY, .. } => {
+                error(ErrorCode::Conflict)
+                    .with_hint("something has appeared there meanwhile; name another place")
+            }
+            Self::NoPlace { errno: Errno::DQUOT | Errno::NOSPC, .. } => error(ErrorCode::Denied)
+                .with_hint("delete what is not needed or ask for a higher limit; nothing was changed"),
+            Self::NoPlace { .. } => error(ErrorCode::Internal).with_hint("see the daemon's log"),
         }
     }
 }

@@ -31,7 +31,7 @@ mod undo_log;
 mod upkeep;
 mod view;
 
-pub(crate) use archive::{Archive, ArchiveError};
+pub(crate) use archive::{Archive, ArchiveError, Pin};
 pub(crate) use budget::Fullness;
 pub(crate) use catalog::{
     Burst, ContentRow, Event, Lost, Past, SnapshotRecord, SnapshotState, Then, Version, XattrList,

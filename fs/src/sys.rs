@@ -14,6 +14,7 @@ pub(crate) mod identity;
 pub(crate) mod inherited;
 pub(crate) mod lease;
 pub(crate) mod mount;
+pub(crate) mod on_behalf;
 pub(crate) mod peer_groups;
 pub(crate) mod priority;
 mod read_buffer;

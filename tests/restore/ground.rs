@@ -137,6 +137,12 @@ impl Ground {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}\n{text}"))
     }
 
+    /// Runs a restore that may fail, and returns its exit code and everything that it says.
+    pub(crate) fn job_failed(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.cli(arguments);
+        (output.code, format!("{}{}", output.stdout, output.stderr))
+    }
+
     pub(crate) fn undo_list(&self) -> UndoList {
         serde_json::from_str(&self.cli(["undo", "--list", "--json"]).ok()).unwrap()
     }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod accidents;
 #[cfg(test)]
+mod clone;
+#[cfg(test)]
 mod ground;
 #[cfg(test)]
 mod modes;

@@ -130,6 +130,30 @@ fn patterns_snapshots_and_other_places() {
 }
 
 #[test]
+fn patterns_in_the_middle_of_a_path_match_directories_that_are_there_or_were() {
+    require!(fuse, ext4);
+    let ground = Ground::prepared(FsKind::Ext4, |plain| {
+        for dir in ["src/one", "src/two", "src/[x]", "other"] {
+            fs::create_dir_all(plain.join(dir)).unwrap();
+            fs::write(plain.join(dir).join("a.py"), dir).unwrap();
+        }
+    });
+    let moment = now();
+    fs::remove_dir_all(ground.at("src/one")).unwrap();
+    fs::remove_file(ground.at("src/two/a.py")).unwrap();
+    let job = ground.job(&["restore", "src/t*/a.py"], 0);
+    assert_eq!(job.counts.files, 1, "{job:?}");
+    fs::remove_file(ground.at("src/two/a.py")).unwrap();
+    let job = ground.job(&["restore", "src/*/a.py"], 0);
+    assert_eq!(job.counts.files, 2, "of one that is there and of one that is not: {job:?}");
+    assert_eq!(read(&ground, "src/one/a.py"), "src/one");
+    fs::write(ground.at("src/[x]/a.py"), "changed").unwrap();
+    let job = ground.job(&["restore", "src/[x]/a.py", "--at", &moment, "--overwrite", "--yes"], 0);
+    assert_eq!((job.counts.replaced, read(&ground, "src/[x]/a.py")), (1, "src/[x]".to_owned()), "{job:?}");
+    ground.cli(["restore", "no*/a.py"]).expect_code(3);
+}
+
+#[test]
 fn what_was_can_be_read_without_changing_anything() {
     require!(fuse, ext4);
     let ground = with_notebook(FsKind::Ext4);

@@ -138,6 +138,8 @@ pub(crate) fn plan(replaced: u64) -> RestorePlan {
         },
         needed_bytes: 8192,
         available_bytes: Some(1 << 30),
+        needed_inodes: 3,
+        available_inodes: None,
         notes: vec![RestoreNote { path: format!("{ROOT}/notes.md"), reason: "is fuzzy".into() }],
     }
 }
@@ -161,6 +163,7 @@ pub(crate) fn job(state: RestoreState, done: u64) -> RestoreJob {
         counts: RestoreCounts { files: done, bytes: 40 << 20, ..RestoreCounts::default() },
         failures: Vec::new(),
         error: None,
+        error_code: None,
         notes: Vec::new(),
     }
 }

@@ -50,7 +50,7 @@ use crate::when::past_moment;
     ],
 ))]
 pub struct RestoreArgs {
-    /// What to restore, in one workspace; the last part may have `*`, `?` and `[…]`. With --undo, --resume, --cancel and
+    /// What to restore, in one workspace; its parts may have `*`, `?` and `[…]`. With --undo, --resume, --cancel and
     /// --jobs any path in the workspace, here if absent
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,

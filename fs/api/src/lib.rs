@@ -88,8 +88,9 @@ pub use quota::{
     QuotaPlan, QuotaReport, QuotaRequest, QuotaRow, QuotaState, RequestState, ScopeRef, Usage, Verdict,
 };
 pub use restore::{
-    RestoreConflict, RestoreCounts, RestoreJob, RestoreJobs, RestoreKind, RestoreNote, RestoreOrigin,
-    RestorePlan, RestoreRequest, RestoreState, RestoreWhen, UndoBurst, UndoList, UndoPreview, UndoRequest,
+    CloneRequest, RestoreConflict, RestoreCounts, RestoreJob, RestoreJobs, RestoreKind, RestoreNote,
+    RestoreOrigin, RestorePlan, RestoreRequest, RestoreState, RestoreWhen, UndoBurst, UndoList, UndoPreview,
+    UndoRequest,
 };
 pub use snapshot::{
     DamagedObject, DifferenceKind, DifferenceReport, FileVersion, HistoryState, HistoryStatus,

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::exact;
+use crate::{ErrorCode, exact};
 
 /// As of when something is restored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub enum RestoreConflict {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RestoreRequest {
-    /// Absolute paths in one workspace. A last component with `*`, `?` or `[` is a pattern, unless there was such a name.
+    /// Absolute paths in one workspace. A component with `*`, `?` or `[` is a pattern.
     #[serde(with = "exact::paths")]
     pub paths: Vec<PathBuf>,
     /// As of when.
@@ -53,6 +53,24 @@ pub struct RestoreRequest {
     #[serde(default)]
     pub to: Option<PathBuf>,
     /// Restore also what was changed past the mount in the meantime, as it is.
+    #[serde(default)]
+    pub accept_changed: bool,
+}
+
+/// Asks for a new directory made from a workspace as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloneRequest {
+    /// An absolute path in the workspace.
+    pub path: PathBuf,
+    /// Only the directory `path`, not the whole workspace that it lies in.
+    #[serde(default)]
+    pub only_path: bool,
+    /// As of when; not [`RestoreWhen::BeforeDelete`].
+    pub when: RestoreWhen,
+    /// The new directory, absolute. It must not exist, or be empty.
+    pub to: PathBuf,
+    /// Clone also what was changed past the mount in the meantime, as it is.
     #[serde(default)]
     pub accept_changed: bool,
 }
@@ -134,6 +152,12 @@ pub struct RestorePlan {
     pub needed_bytes: u64,
     /// Bytes that may still be written, as far as anybody knows.
     pub available_bytes: Option<u64>,
+    /// Inodes that it takes.
+    #[serde(default)]
+    pub needed_inodes: u64,
+    /// Inodes that may still be made, as far as anybody knows and they are bounded.
+    #[serde(default)]
+    pub available_inodes: Option<u64>,
     /// What is not restored or not exactly, the first hundred.
     pub notes: Vec<RestoreNote>,
 }
@@ -168,6 +192,8 @@ pub enum RestoreKind {
     Undo,
     /// The reversal of a restore.
     Reversal,
+    /// A new directory made from the past.
+    Clone,
 }
 
 /// A restore.
@@ -207,6 +233,9 @@ pub struct RestoreJob {
     pub failures: Vec<RestoreNote>,
     /// Why it failed as a whole.
     pub error: Option<String>,
+    /// What kind of failure that is; given whenever `error` is.
+    #[serde(default)]
+    pub error_code: Option<ErrorCode>,
     /// What an ended one left: other files beside, a name that was changed.
     pub notes: Vec<RestoreNote>,
 }

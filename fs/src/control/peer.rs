@@ -39,6 +39,18 @@ impl Peer {
         }
     }
 
+    /// Returns uid, primary group, and all groups of the peer.
+    ///
+    /// # Errors
+    /// As [`Self::viewer`].
+    pub(super) fn credentials(&self) -> Result<(u32, u32, Vec<u32>), ApiError> {
+        self.viewer()?;
+        match (self.uid, self.groups.last()) {
+            (Some(uid), Some(gid)) => Ok((uid, *gid, self.groups.clone())),
+            _ => Err(ApiError::new(ErrorCode::Permission, "the kernel does not say who is asking")),
+        }
+    }
+
     /// Returns what the peer may see of quota: members of the group `admins` see what root sees.
     ///
     /// # Errors

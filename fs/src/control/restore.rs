@@ -1,4 +1,5 @@
-//! Restoring and undoing. Owners do it in their workspaces, root in all.
+//! Restoring, undoing and cloning. Owners do it in their workspaces, root in all; the group of the administrators restores
+//! and undoes in all, which puts files back under their owners.
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -11,13 +12,15 @@ use axum::{Json, Router};
 use jiff::Timestamp;
 use serde::Deserialize;
 use wsguard_api::{
-    ApiError, ErrorCode, RestoreJob, RestoreJobs, RestorePlan, RestoreRequest, SCHEMA_VERSION, UndoBurst,
-    UndoList, UndoPreview, UndoRequest,
+    ApiError, CloneRequest, ErrorCode, RestoreJob, RestoreJobs, RestorePlan, RestoreRequest, SCHEMA_VERSION,
+    UndoBurst, UndoList, UndoPreview, UndoRequest,
 };
 
+use super::peer::Peer;
+use super::quota;
 use super::routes::{Answer, Caller, Context, Shared, look_up, parameters, parse};
 use crate::mounting::Mounted;
-use crate::restore::{Ground, Jobs, PastBurst, RestoreError, Wanted, bursts};
+use crate::restore::{CloneWanted, Credentials, Ground, Jobs, PastBurst, RestoreError, Wanted, bursts};
 use crate::tracker::Recorder;
 use crate::tracker::history::file_of;
 use crate::tracker::history::reader::{By, Question, ask};
@@ -25,6 +28,8 @@ use crate::workspaces::{Place, Registry, Viewer};
 
 /// Largest request body, bytes: some thousand paths.
 pub(super) const BODY_LIMIT: usize = 4 << 20;
+/// Largest request for a clone, bytes: a few paths.
+const CLONE_BODY_LIMIT: usize = 64 << 10;
 /// Bursts that are told at most.
 const MOST_BURSTS: usize = 20;
 
@@ -38,6 +43,8 @@ pub(super) fn router() -> Router<Arc<Shared>> {
         .route("/restore/jobs", get(get_jobs))
         .route("/restore/jobs/{id}", get(get_job))
         .route("/restore/jobs/{id}/{action}", post(post_action))
+        .route("/clone/plan", post(post_clone_plan))
+        .route("/clone/start", post(post_clone))
         .route("/undo", get(get_undo))
         .route("/undo/preview", post(post_preview))
         .route("/undo/start", post(post_undo))
@@ -158,7 +165,7 @@ async fn post_plan(
     ConnectInfo(peer): Caller,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<RestorePlan> {
-    let viewer = peer.viewer()?;
+    let viewer = quota::viewer(&peer, shared.facts.admin_group())?;
     let request = parse(body, BODY_LIMIT)?;
     let answer = move || {
         let (site, wanted) = wanted(&shared.registry, viewer, request)?;
@@ -173,13 +180,64 @@ async fn post_start(
     ConnectInfo(peer): Caller,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<RestoreJob> {
-    let viewer = peer.viewer()?;
+    let viewer = quota::viewer(&peer, shared.facts.admin_group())?;
     let request = parse(body, BODY_LIMIT)?;
+    let (uid, ..) = peer.credentials()?;
     let answer = move || {
         let (site, wanted) = wanted(&shared.registry, viewer, request)?;
-        site.job(|jobs, ground| jobs.start(ground, uid(viewer), &wanted))
+        site.job(|jobs, ground| jobs.start(ground, uid, &wanted))
     };
     Ok(Json(look_up("the begin of the restore", answer).await?))
+}
+
+async fn post_clone_plan(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<RestorePlan> {
+    let request = parse(body, CLONE_BODY_LIMIT)?;
+    let answer = move || {
+        let (site, wanted) = clone_wanted(&shared.registry, &peer, request)?;
+        let plan = site.jobs().plan_clone(&site.ground, &wanted).map_err(|error| error.to_api())?;
+        Ok(site.named(plan))
+    };
+    Ok(Json(look_up("the search for what is to be cloned", answer).await?))
+}
+
+async fn post_clone(
+    State(shared): Context,
+    ConnectInfo(peer): Caller,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<RestoreJob> {
+    let request = parse(body, CLONE_BODY_LIMIT)?;
+    let answer = move || {
+        let (site, wanted) = clone_wanted(&shared.registry, &peer, request)?;
+        site.job(|jobs, ground| jobs.start_clone(ground, &wanted))
+    };
+    Ok(Json(look_up("the begin of the clone", answer).await?))
+}
+
+/// Finds the workspace of a clone. Only who sees it by themselves may: what an administrator clones could be read as
+/// their own.
+fn clone_wanted(
+    registry: &Registry,
+    peer: &Peer,
+    request: CloneRequest,
+) -> Result<(Site, CloneWanted), ApiError> {
+    let viewer = peer.viewer()?;
+    let site = Site::find(registry, viewer, &request.path)?;
+    let to = checked(&request.to)?.to_path_buf();
+    let inside = registry.place_of(&to, viewer).ok().filter(|place| place.id == site.place.id);
+    let (uid, gid, groups) = peer.credentials()?;
+    let wanted = CloneWanted {
+        from: if request.only_path { site.place.relative.clone() } else { PathBuf::new() },
+        when: request.when,
+        to,
+        inside: inside.map(|place| place.relative),
+        accepts_changed: request.accept_changed,
+        caller: Credentials { uid, gid, groups },
+    };
+    Ok((site, wanted))
 }
 
 async fn get_jobs(
@@ -187,7 +245,8 @@ async fn get_jobs(
     ConnectInfo(peer): Caller,
     query: Result<Query<InWorkspace>, QueryRejection>,
 ) -> Answer<RestoreJobs> {
-    let (viewer, InWorkspace { path }) = (peer.viewer()?, parameters(query)?);
+    let viewer = quota::viewer(&peer, shared.facts.admin_group())?;
+    let InWorkspace { path } = parameters(query)?;
     let answer = move || {
         let site = Site::find(&shared.registry, viewer, &path)?;
         let mut items = site.jobs().list(&site.ground).map_err(|error| error.to_api())?;
@@ -203,7 +262,8 @@ async fn get_job(
     UrlPath(id): UrlPath<u64>,
     query: Result<Query<InWorkspace>, QueryRejection>,
 ) -> Answer<RestoreJob> {
-    let (viewer, InWorkspace { path }) = (peer.viewer()?, parameters(query)?);
+    let viewer = quota::viewer(&peer, shared.facts.admin_group())?;
+    let InWorkspace { path } = parameters(query)?;
     let answer = move || {
         let site = Site::find(&shared.registry, viewer, &path)?;
         site.job(|jobs, ground| jobs.job(ground, id))
@@ -225,14 +285,16 @@ async fn post_action(
     UrlPath((id, action)): UrlPath<(u64, Action)>,
     query: Result<Query<InWorkspace>, QueryRejection>,
 ) -> Answer<RestoreJob> {
-    let (viewer, InWorkspace { path }) = (peer.viewer()?, parameters(query)?);
+    let viewer = quota::viewer(&peer, shared.facts.admin_group())?;
+    let InWorkspace { path } = parameters(query)?;
+    let (uid, ..) = peer.credentials()?;
     let answer = move || {
         let site = Site::find(&shared.registry, viewer, &path)?;
         site.job(|jobs, ground| match action {
             Action::Cancel => jobs.cancel(ground, id),
             Action::Resume => jobs.resume(ground, id),
             // 0 is the last one.
-            Action::Reverse => jobs.start_reversal(ground, uid(viewer), Some(id).filter(|id| *id > 0)),
+            Action::Reverse => jobs.start_reversal(ground, uid, Some(id).filter(|id| *id > 0)),
         })
     };
     Ok(Json(look_up("the change of a restore", answer).await?))
@@ -243,7 +305,8 @@ async fn get_undo(
     ConnectInfo(peer): Caller,
     query: Result<Query<InWorkspace>, QueryRejection>,
 ) -> Answer<UndoList> {
-    let (viewer, InWorkspace { path }) = (peer.viewer()?, parameters(query)?);
+    let viewer = quota::viewer(&peer, shared.facts.admin_group())?;
+    let InWorkspace { path } = parameters(query)?;
     let answer = move || {
         let site = Site::find(&shared.registry, viewer, &path)?;
         let found = bursts(&site.ground).map_err(|error| error.to_api())?;
@@ -259,7 +322,7 @@ async fn post_preview(
     ConnectInfo(peer): Caller,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<UndoPreview> {
-    let viewer = peer.viewer()?;
+    let viewer = quota::viewer(&peer, shared.facts.admin_group())?;
     let request: UndoRequest = parse(body, BODY_LIMIT)?;
     let answer = move || {
         let site = Site::find(&shared.registry, viewer, &request.path)?;
@@ -278,21 +341,15 @@ async fn post_undo(
     ConnectInfo(peer): Caller,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<RestoreJob> {
-    let viewer = peer.viewer()?;
+    let viewer = quota::viewer(&peer, shared.facts.admin_group())?;
     let request: UndoRequest = parse(body, BODY_LIMIT)?;
+    let (uid, ..) = peer.credentials()?;
     let answer = move || {
         let site = Site::find(&shared.registry, viewer, &request.path)?;
         let (burst, conflict) = (request.burst.as_deref(), request.conflict);
-        site.job(|jobs, ground| jobs.start_undo(ground, uid(viewer), burst, conflict))
+        site.job(|jobs, ground| jobs.start_undo(ground, uid, burst, conflict))
     };
     Ok(Json(look_up("the begin of the undo", answer).await?))
-}
-
-fn uid(viewer: Viewer) -> u32 {
-    match viewer {
-        Viewer::Root => 0,
-        Viewer::User(uid) => uid,
-    }
 }
 
 /// Tells of a burst what is known of it: what it took is in the history, who did it in the log.

@@ -183,6 +183,10 @@ impl GuardFs {
         identity::assume_nobody()?;
         let inode = self.table.get(node)?;
         let file = self.backing.open(&inode.handle, OFlags::WRONLY | OFlags::NONBLOCK)?;
+        if rustix::fs::fstat(&file)?.st_size > 0 {
+            // What an attempt to fill it has left.
+            self.charged_truncation(node, file.as_fd(), 0, || rustix::fs::ftruncate(&file, 0))?;
+        }
         let mut buffer = vec![0_u8; CHUNK];
         let mut at = 0;
         while at < size {

@@ -10,7 +10,7 @@ use wsguard_api::{RestoreConflict, RestoreCounts, RestoreNote};
 
 use super::decide::Decision;
 use super::ledger::{Deed, Ledger, Line, StoredPath};
-use super::plan::{Item, Plan, Planner, Source};
+use super::plan::{Item, Plan, Planner, Source, Where};
 use super::walk::Walk;
 use super::{Ground, RestoreError};
 use crate::fs::{Caller, Telling};
@@ -46,6 +46,54 @@ pub(super) struct Told {
 impl Progress {
     pub(super) fn is_cancelled(&self) -> bool {
         self.is_cancelled.load(Ordering::Acquire)
+    }
+
+    /// Counts what became of an item.
+    pub(super) fn count(&self, item: &Item, done: &Done) {
+        let mut told = self.told.lock();
+        let counts = &mut told.counts;
+        let is_dir = item.named.file_type == libc::S_IFDIR;
+        match done.deed {
+            Deed::PutBack | Deed::Copied | Deed::Linked | Deed::Made if !is_dir => {
+                counts.files += 1;
+                counts.bytes += item.attributes.size;
+                counts.put_back += u64::from(done.deed == Deed::PutBack);
+                counts.beside += u64::from(item.decision == Decision::Beside || done.path != item.to);
+                counts.replaced += u64::from(item.decision == Decision::Replace);
+                counts.fuzzy += u64::from(item.certainty == Certainty::Fuzzy);
+            }
+            Deed::PutBack | Deed::Copied | Deed::Linked | Deed::Made => counts.directories += 1,
+            Deed::Attributes => counts.attributes += 1,
+            Deed::Removed => counts.removed += 1,
+            Deed::Unchanged => counts.unchanged += 1,
+            Deed::Skipped => counts.skipped += 1,
+            Deed::Failed => {}
+        }
+        drop(told);
+        if done.deed == Deed::Failed || done.reason.is_some() {
+            self.tell(done.deed, &done.path, done.reason.as_deref());
+        }
+        if !matches!(item.source, Source::Bytes) || done.deed != Deed::Copied {
+            self.done_bytes.fetch_add(planned_bytes(item), Ordering::Relaxed);
+        }
+    }
+
+    /// Notes what became of a path.
+    pub(super) fn tell(&self, deed: Deed, path: &Path, reason: Option<&str>) {
+        let mut told = self.told.lock();
+        let note = RestoreNote {
+            path: path.to_string_lossy().into_owned(),
+            reason: reason.unwrap_or_default().to_owned(),
+        };
+        let list = if deed == Deed::Failed {
+            told.counts.failed += 1;
+            &mut told.failures
+        } else {
+            &mut told.notes
+        };
+        if list.len() < MOST_TOLD {
+            list.push(note);
+        }
     }
 }
 
@@ -115,7 +163,7 @@ pub(super) struct Executor<'a> {
     pub(super) job: u64,
     pub(super) progress: &'a Progress,
     walk: Walk<'a>,
-    planner: Planner<'a>,
+    pub(super) planner: Planner<'a>,
     view: Option<View<'a>>,
     /// Directories that get their attributes at the end, with the node that is held.
     pub(super) directories: Vec<(u64, Sequence, FileHandle, Attributes)>,
@@ -133,8 +181,10 @@ impl<'a> Executor<'a> {
         progress: &'a Progress,
         conflict: RestoreConflict,
         telling: Telling,
-        never: &'a dyn Fn() -> bool,
+        (place, never): (Where, &'a dyn Fn() -> bool),
     ) -> Self {
+        let mut planner = Planner::new(ground, conflict, true, never);
+        planner.lies(place);
         Self {
             ground,
             caller: Caller { uid: 0, gid: 0, pid: std::process::id() },
@@ -142,7 +192,7 @@ impl<'a> Executor<'a> {
             job,
             progress,
             walk: Walk::new(&ground.fs),
-            planner: Planner::new(ground, conflict, true, never),
+            planner,
             view: None,
             directories: Vec::new(),
             copies: FxHashMap::default(),
@@ -158,14 +208,14 @@ impl<'a> Executor<'a> {
     pub(super) fn run(&mut self, plan: &Plan, ledger: &mut Ledger) -> Result<(), RestoreError> {
         let mut result = Ok(());
         for (path, reason) in &plan.failed {
-            self.tell(Deed::Failed, path, Some(reason));
+            self.progress.tell(Deed::Failed, path, Some(reason));
         }
         for item in &plan.items {
             if self.progress.is_cancelled() {
                 break;
             }
             let done = self.restore(item);
-            self.count(item, &done);
+            self.progress.count(item, &done);
             let line = Line { path: StoredPath::new(&done.path), deed: done.deed, reason: done.reason };
             result = ledger.add(&line);
             if result.is_err() {
@@ -175,52 +225,6 @@ impl<'a> Executor<'a> {
         }
         self.finish();
         result.and_then(|()| ledger.sync())
-    }
-
-    fn count(&self, item: &Item, done: &Done) {
-        let mut told = self.progress.told.lock();
-        let counts = &mut told.counts;
-        let is_dir = item.named.file_type == libc::S_IFDIR;
-        match done.deed {
-            Deed::PutBack | Deed::Copied | Deed::Linked | Deed::Made if !is_dir => {
-                counts.files += 1;
-                counts.bytes += item.attributes.size;
-                counts.put_back += u64::from(done.deed == Deed::PutBack);
-                counts.beside += u64::from(item.decision == Decision::Beside || done.path != item.to);
-                counts.replaced += u64::from(item.decision == Decision::Replace);
-                counts.fuzzy += u64::from(item.certainty == Certainty::Fuzzy);
-            }
-            Deed::PutBack | Deed::Copied | Deed::Linked | Deed::Made => counts.directories += 1,
-            Deed::Attributes => counts.attributes += 1,
-            Deed::Removed => counts.removed += 1,
-            Deed::Unchanged => counts.unchanged += 1,
-            Deed::Skipped => counts.skipped += 1,
-            Deed::Failed => {}
-        }
-        drop(told);
-        if done.deed == Deed::Failed || done.reason.is_some() {
-            self.tell(done.deed, &done.path, done.reason.as_deref());
-        }
-        if !matches!(item.source, Source::Bytes) || done.deed != Deed::Copied {
-            self.progress.done_bytes.fetch_add(planned_bytes(item), Ordering::Relaxed);
-        }
-    }
-
-    fn tell(&self, deed: Deed, path: &Path, reason: Option<&str>) {
-        let mut told = self.progress.told.lock();
-        let note = RestoreNote {
-            path: path.to_string_lossy().into_owned(),
-            reason: reason.unwrap_or_default().to_owned(),
-        };
-        let list = if deed == Deed::Failed {
-            told.counts.failed += 1;
-            &mut told.failures
-        } else {
-            &mut told.notes
-        };
-        if list.len() < MOST_TOLD {
-            list.push(note);
-        }
     }
 
     /// Returns the view at a moment.
@@ -276,7 +280,12 @@ impl<'a> Executor<'a> {
         let mut decision = item.decision;
         for _ in 0..MOST_BESIDE {
             let result = match decision {
-                Decision::Unchanged => return Ok((Deed::Unchanged, None)),
+                Decision::Unchanged => {
+                    if self.planner.copies_alone() && item.attributes.nlink > 1 {
+                        self.remember_copy(item, (parent, &name));
+                    }
+                    return Ok((Deed::Unchanged, None));
+                }
                 Decision::Leave(reason) => return Ok((Deed::Skipped, Some(reason.to_owned()))),
                 Decision::Refuse(reason) => return Err(Obstacle::Reason(reason.to_owned())),
                 Decision::Merge { sets_attributes } => self.merge(item, (parent, &name), sets_attributes),
@@ -369,7 +378,7 @@ impl<'a> Executor<'a> {
                 Err(obstacle) => (Deed::Failed, obstacle.reason()),
             };
             let path = self.ground.path_of(&inode).ok().flatten().unwrap_or_default();
-            self.tell(reason.0, &path, Some(&reason.1));
+            self.progress.tell(reason.0, &path, Some(&reason.1));
         }
         self.walk.start_over();
         if self.telling == Telling::AtTheEnd {

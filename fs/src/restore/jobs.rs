@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -13,15 +13,19 @@ use wsguard_api::{
     SCHEMA_VERSION,
 };
 
+use super::clone::{CloneTask, CloneWanted, Room, Target, Writer};
 use super::execute::{Executor, Progress, planned_bytes};
-use super::ledger::{Record, Records, Task};
+use super::ledger::{Deed, Record, Records, Task};
 use super::moment::roots;
-use super::plan::{Plan, Planner};
+use super::plan::{Plan, Planner, Where};
 use super::undo::{self, PastBurst, Reversed};
 use super::{Ground, RestoreError};
 use crate::error_chain::one_line;
 use crate::fs::Telling;
-use crate::snapshot::{Actor, Epoch, Sequence, SnapshotNote, SnapshotReason, now_ns};
+use crate::snapshot::{Actor, Epoch, Pin, Sequence, SnapshotNote, SnapshotReason, now_ns};
+
+/// How long the end of a restore that is broken off is waited for.
+const LONGEST_STOP: Duration = Duration::from_secs(20);
 
 /// A request with paths relative to the workspace.
 #[derive(Clone, Debug)]
@@ -137,6 +141,39 @@ impl Jobs {
         })
     }
 
+    /// Says what a clone would be.
+    ///
+    /// # Errors
+    /// See [`RestoreError`].
+    pub(crate) fn plan_clone(
+        &self,
+        ground: &Ground,
+        wanted: &CloneWanted,
+    ) -> Result<RestorePlan, RestoreError> {
+        let clone = CloneTask::new(ground, wanted)?;
+        let room = clone.check()?;
+        let task = Task::Clone(clone);
+        let plan = make_plan(ground, &task, None, &|| false)?;
+        let shown = shown(ground, &task, &plan);
+        Ok(RestorePlan { available_bytes: Some(room.bytes), available_inodes: room.inodes, ..shown })
+    }
+
+    /// Begins a clone.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub(crate) fn start_clone(
+        &self,
+        ground: &Ground,
+        wanted: &CloneWanted,
+    ) -> Result<RestoreJob, RestoreError> {
+        self.begin(ground, wanted.caller.uid, || {
+            let clone = CloneTask::new(ground, wanted)?;
+            clone.check()?;
+            Ok(Task::Clone(clone))
+        })
+    }
+
     /// Goes on with a restore that was interrupted, broken off or incomplete.
     ///
     /// # Errors
@@ -178,6 +215,7 @@ impl Jobs {
             failures: Vec::new(),
             notes: Vec::new(),
             error: None,
+            error_code: None,
         };
         self.launch(ground, &mut running, record, false)
     }
@@ -208,6 +246,7 @@ impl Jobs {
         record.state = RestoreState::Planning;
         record.finished_ns = None;
         record.error = None;
+        record.error_code = None;
         records.write(&record)?;
         let progress = Arc::new(Progress::default());
         let job = shown_job(&record, Some((&progress, 0.0)));
@@ -263,6 +302,15 @@ impl Jobs {
     pub(crate) fn stop(&self) {
         let Some(running) = self.running.lock().take() else { return };
         running.progress.is_cancelled.store(true, Ordering::Release);
+        // A clone may wait for another workspace that is being stopped as well, and would wait for ever.
+        let began = Instant::now();
+        while !running.thread.is_finished() {
+            if began.elapsed() > LONGEST_STOP {
+                tracing::warn!(restore = running.id, "a restore does not end; it is left behind");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         if running.thread.join().is_err() {
             tracing::error!(restore = running.id, "a restore panicked");
         }
@@ -306,6 +354,7 @@ fn conflict_of(task: &Task) -> RestoreConflict {
     match task {
         Task::Restore { conflict, .. } | Task::Undo { conflict, .. } => *conflict,
         Task::Reversal { .. } => RestoreConflict::Exact,
+        Task::Clone(_) => RestoreConflict::OnlyMissing,
     }
 }
 
@@ -318,6 +367,7 @@ fn make_plan(
     let accepts_changed = match task {
         Task::Restore { accepts_changed, .. } => *accepts_changed,
         Task::Undo { .. } | Task::Reversal { .. } => true,
+        Task::Clone(clone) => clone.accepts_changed,
     };
     let mut planner = Planner::new(ground, conflict_of(task), accepts_changed, is_cancelled);
     if let Some(began) = resumed_ns {
@@ -352,25 +402,46 @@ fn make_plan(
             let was_interrupted = records.read(*job).is_ok_and(|record| record.workers.len() > 1);
             super::reverse::plan(&mut planner, &lines, Epoch(*snapshot).end(), was_interrupted)?;
         }
+        Task::Clone(clone) => {
+            planner.lies(place_of(task));
+            planner.root(&clone.root())?;
+        }
     }
     Ok(planner.plan)
 }
 
-/// Returns how many bytes may still be written.
-fn available_bytes(ground: &Ground) -> Option<u64> {
-    let host = ground.fs.host_space().ok()?;
-    Some(match ground.fs.account() {
-        Some(account) => account.statfs(host).blocks_available.saturating_mul(crate::quota::BLOCK_BYTES),
-        None => host.available_bytes,
-    })
+fn place_of(task: &Task) -> Where {
+    match task {
+        Task::Clone(clone) if clone.is_inside() => Where::HereCopied,
+        Task::Clone(_) => Where::Elsewhere,
+        Task::Restore { .. } | Task::Undo { .. } | Task::Reversal { .. } => Where::Here,
+    }
 }
 
-fn check_room(ground: &Ground, plan: &Plan) -> Result<(), RestoreError> {
-    match available_bytes(ground) {
-        Some(available) if available < plan.needed_bytes => {
-            Err(RestoreError::NoRoom { needed: plan.needed_bytes, available })
+/// Returns how much may still be written, and how many inodes made.
+fn available(ground: &Ground) -> Option<Room> {
+    let host = ground.fs.host_space().ok()?;
+    let of_host = Room { bytes: host.available_bytes, inodes: Some(host.free_inodes) };
+    let room = ground.fs.account().map_or(of_host, |account| {
+        let left = account.statfs(host);
+        let bytes = left.blocks_available.saturating_mul(crate::quota::BLOCK_BYTES);
+        Room { bytes, inodes: Some(left.files_free) }
+    });
+    // A filesystem that makes inodes as they are needed says that it has none.
+    let is_bounded = host.total_inodes > 0 || room.inodes.is_some_and(|inodes| inodes > 0);
+    Some(Room { inodes: room.inodes.filter(|_| is_bounded), ..room })
+}
+
+fn check_room(room: Option<Room>, plan: &Plan) -> Result<(), RestoreError> {
+    let Some(Room { bytes, inodes }) = room else { return Ok(()) };
+    if bytes < plan.needed_bytes {
+        return Err(RestoreError::NoRoom { needed: plan.needed_bytes, available: bytes });
+    }
+    match inodes {
+        Some(available) if available < plan.needed_inodes => {
+            Err(RestoreError::NoInodes { needed: plan.needed_inodes, available })
         }
-        _ => Ok(()),
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -391,7 +462,9 @@ fn run(ground: &Ground, records: &Records, mut record: Record, progress: &Progre
         Ok(()) => RestoreState::Done,
     };
     if let Err(error) = result {
-        record.error = Some(one_line(&error));
+        let told = error.to_api();
+        record.error_code = Some(told.code);
+        record.error = Some(told.message);
         tracing::warn!(restore = record.id, error = %one_line(&error), "restore failed");
     }
     tracing::info!(
@@ -416,8 +489,11 @@ fn carry_out(
 ) -> Result<(), RestoreError> {
     let resumed_ns = (is_resumed && record.snapshot.is_some()).then_some(record.started_ns);
     let is_cancelled = || progress.is_cancelled();
+    let _pins = pins(ground, &record.task)?;
     let mut plan = make_plan(ground, &record.task, resumed_ns, &is_cancelled)?;
-    check_room(ground, &plan)?;
+    if place_of(&record.task) != Where::Elsewhere {
+        check_room(available(ground), &plan)?;
+    }
     if progress.is_cancelled() {
         return Ok(());
     }
@@ -433,6 +509,14 @@ fn carry_out(
         told.counts.skipped = plan.counts.skipped;
         told.counts.unchanged = if resumed_ns.is_some() { 0 } else { plan.counts.unchanged };
         told.counts.failed = plan.counts.failed.saturating_sub(plan.failed.len() as u64);
+    }
+    if let Task::Clone(clone) = &record.task
+        && !clone.is_inside()
+    {
+        let clone = clone.clone();
+        record.state = RestoreState::Running;
+        records.write(record)?;
+        return make_clone(ground, &clone, progress, &plan);
     }
     if record.snapshot.is_none() && !plan.items.is_empty() {
         let note = SnapshotNote {
@@ -455,9 +539,52 @@ fn carry_out(
     };
     let never = || false;
     let conflict = conflict_of(&record.task);
-    Executor::new(ground, record.id, progress, conflict, telling, &never).run(&plan, &mut ledger)?;
+    let place = (place_of(&record.task), &never as &dyn Fn() -> bool);
+    Executor::new(ground, record.id, progress, conflict, telling, place).run(&plan, &mut ledger)?;
     ground.archive.history().log().sync()?;
     Ok(())
+}
+
+/// Makes a clone outside the workspace.
+fn make_clone(
+    ground: &Ground,
+    clone: &CloneTask,
+    progress: &Progress,
+    plan: &Plan,
+) -> Result<(), RestoreError> {
+    let hand = clone.hand()?;
+    let target = Target::open(&hand, &clone.to(), &clone.temporary)?;
+    check_room(Some(target.room(&hand)?), plan)?;
+    for (path, reason) in &plan.failed {
+        progress.tell(Deed::Failed, path, Some(reason));
+    }
+    let moment = Sequence::from_i64(clone.moment()).unwrap_or(Sequence::ZERO);
+    let groups = (&hand, clone.caller.groups.as_slice());
+    let mut writer = Writer::new(ground, groups, &target, progress, moment)?;
+    writer.run(&plan.items, |item, done| {
+        // A directory gets its attributes after it was counted.
+        if done.deed == Deed::Attributes {
+            progress.tell(done.deed, &done.path, done.reason.as_deref());
+        } else {
+            progress.count(item, &done);
+            progress.done.fetch_add(1, Ordering::Relaxed);
+        }
+    })
+}
+
+/// Keeps what a restore needs as long as it runs, whatever becomes of snapshots and trash.
+fn pins(ground: &Ground, task: &Task) -> Result<Vec<Pin>, RestoreError> {
+    let moment = |number: i64| Sequence::from_i64(number).unwrap_or(Sequence::ZERO);
+    let mut moments: Vec<Sequence> = match task {
+        Task::Restore { roots, .. } => roots.iter().map(|root| moment(root.moment)).collect(),
+        // It looks at many moments, from before its first deletion on.
+        Task::Undo { first, .. } => return Ok(vec![ground.archive.pin_since(moment(*first).before())?]),
+        Task::Reversal { snapshot, .. } => vec![Epoch(*snapshot).end()],
+        Task::Clone(clone) => vec![moment(clone.moment())],
+    };
+    moments.sort_unstable();
+    moments.dedup();
+    moments.into_iter().map(|moment| Ok(ground.archive.pin(moment)?)).collect()
 }
 
 fn time(ns: i64) -> String {
@@ -478,14 +605,18 @@ fn shown(ground: &Ground, task: &Task, plan: &Plan) -> RestorePlan {
         Task::Reversal { snapshot, .. } => {
             vec![origin(Path::new(""), Epoch(*snapshot).end().to_i64())]
         }
+        Task::Clone(clone) => vec![origin(&clone.from(), clone.moment())],
     };
+    let room = available(ground);
     RestorePlan {
         schema: SCHEMA_VERSION,
         workspace: String::new(),
         origins,
         counts: plan.counts,
         needed_bytes: plan.needed_bytes,
-        available_bytes: available_bytes(ground),
+        available_bytes: room.map(|room| room.bytes),
+        needed_inodes: plan.needed_inodes,
+        available_inodes: room.and_then(|room| room.inodes),
         notes: plan.notes.clone(),
     }
 }
@@ -509,6 +640,7 @@ fn shown_job(record: &Record, running: Option<(&Progress, f64)>) -> RestoreJob {
         counts: record.counts,
         failures: record.failures.clone(),
         error: record.error.clone(),
+        error_code: record.error_code,
         notes: record.notes.clone(),
     };
     match running {

@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use wsguard_api::{RestoreConflict, RestoreCounts, RestoreKind, RestoreNote, RestoreState};
+use wsguard_api::{ErrorCode, RestoreConflict, RestoreCounts, RestoreKind, RestoreNote, RestoreState};
 
 use super::RestoreError;
+use super::clone::CloneTask;
 use crate::snapshot::History;
 
 /// The directory in the store.
@@ -104,6 +105,8 @@ pub(super) enum Task {
         /// The snapshot that was taken before it.
         snapshot: u32,
     },
+    /// A new directory made from the past.
+    Clone(CloneTask),
 }
 
 impl Task {
@@ -112,6 +115,7 @@ impl Task {
             Self::Restore { .. } => RestoreKind::Restore,
             Self::Undo { .. } => RestoreKind::Undo,
             Self::Reversal { .. } => RestoreKind::Reversal,
+            Self::Clone(_) => RestoreKind::Clone,
         }
     }
 }
@@ -140,6 +144,8 @@ pub(super) struct Record {
     pub(super) failures: Vec<RestoreNote>,
     pub(super) notes: Vec<RestoreNote>,
     pub(super) error: Option<String>,
+    #[serde(default)]
+    pub(super) error_code: Option<ErrorCode>,
 }
 
 impl Record {
@@ -382,6 +388,7 @@ mod tests {
                 failures: Vec::new(),
                 notes: Vec::new(),
                 error: None,
+                error_code: None,
             };
             records.write(&record).unwrap();
             let back = records.read(id).unwrap();

@@ -99,35 +99,108 @@ pub(super) fn fixed_moment(ground: &Ground, when: &RestoreWhen) -> Result<Option
     }
 }
 
-/// Returns the paths that a path stands for: itself, or what its last component matches.
+/// Returns the paths that a path stands for: itself, or what its components match.
 fn expanded(ground: &Ground, path: &Path, moment: Option<Sequence>) -> Result<Vec<PathBuf>, RestoreError> {
-    let path: PathBuf = path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
-    let Some(name) = path.file_name() else { return Ok(vec![path]) };
-    let is_pattern = name.as_bytes().iter().any(|byte| b"*?[".contains(byte));
-    if !is_pattern || is_known(ground, &path, moment)? {
+    let names: Vec<&OsStr> = path
+        .components()
+        .filter_map(|part| match part {
+            Component::Normal(name) => Some(name),
+            _ => None,
+        })
+        .collect();
+    let path: PathBuf = names.iter().collect();
+    if !names.iter().any(|name| is_pattern(name)) || is_known(ground, &path, moment)? {
         return Ok(vec![path]);
     }
+    let mut found = vec![PathBuf::new()];
+    for (index, name) in names.iter().enumerate() {
+        let is_last = index + 1 == names.len();
+        let mut next = Vec::new();
+        for parent in found {
+            // A name that has such characters in it stands for itself.
+            if !is_pattern(name) || (!is_last && is_directory_ever(ground, &parent.join(name), moment)?) {
+                next.push(parent.join(name));
+                continue;
+            }
+            next.extend(matching(ground, &parent, name, moment, is_last)?);
+            if next.len() > MOST_MATCHES {
+                return Err(RestoreError::Invalid(format!(
+                    "{path:?} matches more than {MOST_MATCHES} names; restore a directory instead"
+                )));
+            }
+        }
+        found = next;
+    }
+    if names.iter().rev().skip(1).any(|name| is_pattern(name)) {
+        // Not each directory that a component matches has what the next ones name.
+        let mut known = Vec::with_capacity(found.len());
+        for path in found {
+            if is_known(ground, &path, moment)? {
+                known.push(path);
+            }
+        }
+        found = known;
+    }
+    if found.is_empty() {
+        return Err(RestoreError::NotFound { path, reason: "matches nothing that can be restored" });
+    }
+    Ok(found)
+}
+
+fn is_pattern(name: &OsStr) -> bool {
+    name.as_bytes().iter().any(|byte| b"*?[".contains(byte))
+}
+
+fn is_directory_ever(ground: &Ground, path: &Path, moment: Option<Sequence>) -> Result<bool, RestoreError> {
+    Ok(match moment {
+        Some(moment) => {
+            ground.view(moment)?.resolve(path)?.is_some_and(|named| named.file_type == libc::S_IFDIR)
+        }
+        None => directory_ever(ground, path)?.is_some(),
+    })
+}
+
+/// Returns what in a directory matches a component: what can be restored, or for a component that is not the last one
+/// the directories that it may lie in.
+fn matching(
+    ground: &Ground,
+    parent: &Path,
+    name: &OsStr,
+    moment: Option<Sequence>,
+    is_last: bool,
+) -> Result<Vec<PathBuf>, RestoreError> {
     let text = name.to_str().ok_or_else(|| RestoreError::Invalid("a pattern has to be UTF-8".to_owned()))?;
     let pattern = glob::Pattern::new(text)
         .map_err(|error| RestoreError::Invalid(format!("{text:?} is not a pattern: {error}")))?;
-    let parent = path.parent().unwrap_or(Path::new(""));
     let mut names = match moment {
-        Some(moment) => names_then(ground, parent, moment)?,
-        None => names_deleted(ground, parent)?,
+        Some(moment) if is_directory_ever(ground, parent, Some(moment))? => {
+            names_then(ground, parent, moment)?
+        }
+        Some(_) => Vec::new(),
+        None if is_last => names_deleted(ground, parent)?,
+        None => names_ever(ground, parent)?,
     };
     names.retain(|name| pattern.matches(&name.to_string_lossy()));
     names.sort();
     names.dedup();
-    if names.is_empty() {
-        return Err(RestoreError::NotFound { path, reason: "matches nothing that can be restored" });
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        let path = parent.join(name);
+        if is_last || is_directory_ever(ground, &path, moment)? {
+            found.push(path);
+        }
     }
-    if names.len() > MOST_MATCHES {
-        return Err(RestoreError::Invalid(format!(
-            "{text:?} matches {} names; restore the directory instead",
-            names.len()
-        )));
-    }
-    Ok(names.into_iter().map(|name| parent.join(name)).collect())
+    Ok(found)
+}
+
+/// Returns the names that are in a directory or were.
+fn names_ever(ground: &Ground, parent: &Path) -> Result<Vec<OsString>, RestoreError> {
+    let Some(dir) = directory_ever(ground, parent)? else { return Ok(Vec::new()) };
+    let mut names = ground.live_names(&dir)?;
+    let past = ground.archive.read()?;
+    let changed = past.names_changed_after(&dir, Sequence::ZERO).map_err(ArchiveError::from)?;
+    names.extend(changed.into_iter().map(|(name, _)| OsString::from_vec(name)));
+    Ok(names)
 }
 
 fn is_known(ground: &Ground, path: &Path, moment: Option<Sequence>) -> Result<bool, RestoreError> {

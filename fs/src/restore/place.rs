@@ -114,7 +114,11 @@ impl Executor<'_> {
 
     fn put_link(&mut self, item: &Item, (parent, name): (u64, &OsStr), replaces: bool) -> Outcome {
         let ground = self.ground;
-        let handle = self.copies.get(&item.named.inode).copied().unwrap_or(item.named.inode);
+        let copy = self.copies.get(&item.named.inode).copied();
+        if copy.is_none() && self.planner.copies_alone() {
+            return Err(Obstacle::Reason("its other name was not restored".to_owned()));
+        }
+        let handle = copy.unwrap_or(item.named.inode);
         let entry = ground.fs.reach_inode(&handle)?;
         // What has no name any more but the store's must not get one beside it.
         let is_in_store = self.ground.object_of(&handle)?.is_some();
@@ -172,7 +176,7 @@ impl Executor<'_> {
         }
     }
 
-    fn remember_copy(&mut self, item: &Item, (parent, name): (u64, &OsStr)) {
+    pub(super) fn remember_copy(&mut self, item: &Item, (parent, name): (u64, &OsStr)) {
         let ground = self.ground;
         if let Ok(entry) = ground.fs.lookup(parent, name) {
             if let Some(handle) = ground.fs.handle_of_node(entry.node) {
@@ -220,6 +224,19 @@ impl Executor<'_> {
                 }
                 Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno.into()),
+            }
+        }
+        // What is written is noted first: if nothing is noted still, what was cloned is what it was.
+        if store.can_clone()
+            && size > 0
+            && file.is_live(archive)?
+            && let Some(live) = file.live()
+            && rustix::fs::fstat(live)?.st_size.cast_unsigned() == size
+        {
+            self.ground.fs.fill_by_cloning(node, size, live)?;
+            if file.is_live(archive)? {
+                self.progress.done_bytes.fetch_add(size, Ordering::Relaxed);
+                return Ok(());
             }
         }
         let mut failure = None;

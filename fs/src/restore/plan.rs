@@ -69,6 +69,8 @@ pub(super) struct Plan {
     pub(super) counts: RestoreCounts,
     /// Bytes that it takes at most.
     pub(super) needed_bytes: u64,
+    /// Inodes that it takes at most.
+    pub(super) needed_inodes: u64,
     pub(super) notes: Vec<RestoreNote>,
     /// What cannot be restored at all, with the reason.
     pub(super) failed: Vec<(PathBuf, String)>,
@@ -120,6 +122,8 @@ impl Plan {
             Decision::Place | Decision::Beside | Decision::Replace => {
                 counts.beside += u64::from(item.decision == Decision::Beside);
                 counts.replaced += u64::from(item.decision == Decision::Replace);
+                // What is replaced is there until its successor is complete.
+                self.needed_inodes += u64::from(item.source != Source::Inode);
                 if is_dir {
                     counts.directories += 1;
                     self.needed_bytes += 4096;
@@ -161,6 +165,21 @@ pub(super) struct Planner<'a> {
     placed: FxHashSet<FileHandle>,
     /// Directories that are made on the way.
     made: FxHashSet<PathBuf>,
+    /// What is planned now is restored under another path than it had.
+    is_moved: bool,
+    /// Where what is planned lies.
+    place: Where,
+}
+
+/// Where what is planned lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Where {
+    /// In the workspace. Inodes may come out of the store, and get further names.
+    Here,
+    /// In the workspace, of copies alone.
+    HereCopied,
+    /// Elsewhere, where nothing stands, of copies alone.
+    Elsewhere,
 }
 
 /// An entry that is still to be looked at.
@@ -179,13 +198,35 @@ impl<'a> Planner<'a> {
     ) -> Self {
         let (placed, made) = (FxHashSet::default(), FxHashSet::default());
         let plan = Plan::default();
-        Self { ground, conflict, accepts_changed, is_cancelled, plan, resumed_ns: None, placed, made }
+        let (resumed_ns, is_moved, place) = (None, false, Where::Here);
+        Self {
+            ground,
+            conflict,
+            accepts_changed,
+            is_cancelled,
+            plan,
+            resumed_ns,
+            placed,
+            made,
+            is_moved,
+            place,
+        }
     }
 
     /// Goes on with what was begun at a time, nanoseconds since 1970.
     pub(super) fn resume(&mut self, began_ns: i64) {
         self.resumed_ns = Some(began_ns);
         self.plan.keeps_unchanged = true;
+    }
+
+    /// Says where what is planned lies.
+    pub(super) fn lies(&mut self, place: Where) {
+        self.place = place;
+    }
+
+    /// Whether nothing but copies may be made.
+    pub(super) fn copies_alone(&self) -> bool {
+        self.place != Where::Here
     }
 
     /// When an earlier attempt began.
@@ -198,11 +239,15 @@ impl<'a> Planner<'a> {
         let moment = Sequence::from_i64(root.moment).unwrap_or(Sequence::ZERO);
         let view = self.ground.view(moment)?;
         let (from, to) = (root.from.path(), root.to.path());
-        let live = self.ground.live(&to)?;
+        let is_here = self.place != Where::Elsewhere;
+        let live = if is_here { self.ground.live(&to)? } else { None };
         let Some(named) = view.resolve(&from)? else {
             return self.absent(&view, root, live);
         };
-        self.ancestors(&view, &from, &to)?;
+        if is_here {
+            self.ancestors(&view, &from, &to)?;
+        }
+        self.is_moved = from != to;
         self.entries(&view, Pending { named, to, live }, root.is_single)
     }
 
@@ -492,7 +537,8 @@ impl<'a> Planner<'a> {
             return Ok(Source::Inode);
         }
         let archive = &self.ground.archive;
-        let object = self.ground.object_of(&named.inode)?;
+        let copies = self.copies_alone();
+        let object = if copies { None } else { self.ground.object_of(&named.inode)? };
         if let Some(row) = object {
             let is_it = match file {
                 None => true,
@@ -504,6 +550,9 @@ impl<'a> Planner<'a> {
                 return Ok(Source::Object { object: row.object, hash: row.hash, is_as_it_was: false });
             }
         } else if attributes.nlink > 1
+            // In another place it would be a name of a file that somebody works with.
+            && !copies
+            && !self.is_moved
             && let Some(live) = self.ground.live_inode(&named.inode)?
         {
             let is_unchanged = match file {

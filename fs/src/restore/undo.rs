@@ -66,14 +66,14 @@ pub(super) fn all_bursts(ground: &Ground, records: &[Record]) -> Result<Vec<Past
                         wsguard_api::RestoreState::Done | wsguard_api::RestoreState::Partial
                     )
             }
-            Task::Restore { .. } | Task::Reversal { .. } => false,
+            Task::Restore { .. } | Task::Reversal { .. } | Task::Clone(_) => false,
         })?;
         // Reversed in turn, it is as if it had not been undone.
         let is_reversed = records.iter().any(|record| match &record.task {
             Task::Reversal { job, .. } => {
                 *job == undone.id && record.state == wsguard_api::RestoreState::Done
             }
-            Task::Restore { .. } | Task::Undo { .. } => false,
+            Task::Restore { .. } | Task::Undo { .. } | Task::Clone(_) => false,
         });
         (!is_reversed).then_some(undone.id)
     };

@@ -52,7 +52,9 @@ pub(crate) struct Archive {
     folding: Mutex<Folding>,
     idle: Mutex<Vec<Past>>,
     /// Moments that somebody looks at, and how many do.
-    pins: Mutex<BTreeMap<Sequence, usize>>,
+    pins: Mutex<BTreeMap<Sequence, Pinned>>,
+    /// Moments since which the trash is needed, and by how many.
+    windows: Mutex<BTreeMap<Sequence, usize>>,
     /// A damaged catalog that was moved aside and made again.
     set_aside: Option<PathBuf>,
     /// The catalog was not there although the workspace has a history.
@@ -128,7 +130,8 @@ impl Archive {
         let was_closed = catalog.was_closed() && !was_missing && set_aside.is_none();
         let folding = Mutex::new(Folding { catalog, reader, appends: None });
         let (dir, idle, pins) = (dir.to_path_buf(), Mutex::default(), Mutex::default());
-        let archive = Self { history, dir, folding, idle, pins, set_aside, was_missing };
+        let windows = Mutex::default();
+        let archive = Self { history, dir, folding, idle, pins, windows, set_aside, was_missing };
         archive.catch_up()?;
         archive.note_boot(was_closed)?;
         Ok(archive)
@@ -241,14 +244,52 @@ impl Archive {
     /// # Errors
     /// `NotKept`; see [`ArchiveError`].
     pub(crate) fn pin(self: &Arc<Self>, moment: Sequence) -> Result<Pin, ArchiveError> {
-        *self.pins.lock().entry(moment).or_default() += 1;
-        let pin = Pin { archive: Arc::clone(self), moment };
+        let is_kept = {
+            let mut pins = self.pins.lock();
+            let pinned = pins.entry(moment).or_default();
+            pinned.count += 1;
+            pinned.is_kept
+        };
+        let pin = Pin { archive: Arc::clone(self), moment, is_window: false };
+        if is_kept {
+            return Ok(pin);
+        }
         // Looked at after it was pinned: whoever sweeps from now on spares it, and whoever swept before had first noted
         // that it is not kept.
         if !self.read()?.is_kept(moment)? {
             return Err(ArchiveError::NotKept);
         }
+        if let Some(pinned) = self.pins.lock().get_mut(&moment) {
+            pinned.is_kept = true;
+        }
         Ok(pin)
+    }
+
+    /// Keeps the trash since a moment as long as the pin is held.
+    ///
+    /// # Errors
+    /// `NotKept`; see [`ArchiveError`].
+    pub(crate) fn pin_since(self: &Arc<Self>, moment: Sequence) -> Result<Pin, ArchiveError> {
+        *self.windows.lock().entry(moment).or_default() += 1;
+        let pin = Pin { archive: Arc::clone(self), moment, is_window: true };
+        // As above.
+        if self.read()?.trash_start()? > moment { Err(ArchiveError::NotKept) } else { Ok(pin) }
+    }
+
+    /// Lets the trash begin later, but not after a moment since which somebody needs it.
+    ///
+    /// # Errors
+    /// See [`ArchiveError`].
+    pub(crate) fn shorten_trash(&self, start: Sequence) -> Result<(), ArchiveError> {
+        self.with_catalog(|catalog| {
+            let floor = self.windows.lock().keys().next().copied();
+            catalog.set_trash_start(floor.map_or(start, |floor| floor.min(start)))
+        })
+    }
+
+    /// Whether a moment can be asked about although neither snapshot nor trash keep it: somebody has pinned it before.
+    pub(super) fn holds(&self, moment: Sequence) -> bool {
+        self.pins.lock().get(&moment).is_some_and(|pinned| pinned.is_kept)
     }
 
     /// Returns the moments that somebody looks at.
@@ -299,14 +340,33 @@ impl Drop for Archive {
 pub(crate) struct Pin {
     archive: Arc<Archive>,
     moment: Sequence,
+    /// It is about the trash since then.
+    is_window: bool,
+}
+
+#[derive(Default)]
+struct Pinned {
+    count: usize,
+    /// It was kept after it was pinned.
+    is_kept: bool,
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
+        if self.is_window {
+            let mut windows = self.archive.windows.lock();
+            if let Some(count) = windows.get_mut(&self.moment) {
+                *count -= 1;
+                if *count == 0 {
+                    windows.remove(&self.moment);
+                }
+            }
+            return;
+        }
         let mut pins = self.archive.pins.lock();
-        if let Some(count) = pins.get_mut(&self.moment) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(pinned) = pins.get_mut(&self.moment) {
+            pinned.count -= 1;
+            if pinned.count == 0 {
                 pins.remove(&self.moment);
             }
         }

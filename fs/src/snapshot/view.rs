@@ -88,7 +88,11 @@ impl<'a> View<'a> {
     /// Finds out, after a question, whether the answer is right: nothing is swept before it is noted that it is not
     /// kept any more.
     fn confirm(&self, past: &Past) -> Result<(), ArchiveError> {
-        if past.is_kept(self.moment)? { Ok(()) } else { Err(ArchiveError::NotKept) }
+        if past.is_kept(self.moment)? || self.archive.holds(self.moment) {
+            Ok(())
+        } else {
+            Err(ArchiveError::NotKept)
+        }
     }
 
     /// Looks at a snapshot that was taken at `time_ns`.
@@ -398,6 +402,11 @@ impl PastFile {
         })
     }
 
+    /// Returns the file as it is now, if the inode is there.
+    pub(crate) fn live(&self) -> Option<BorrowedFd<'_>> {
+        self.live.as_ref().map(AsFd::as_fd)
+    }
+
     /// Whether all of its bytes are in the file as it is now.
     ///
     /// # Errors
@@ -433,7 +442,7 @@ impl PastFile {
         }
         let past = archive.read()?;
         let found = past.content_at(&self.inode, self.moment, 0..self.attributes.size)?;
-        if !past.is_kept(self.moment)? {
+        if !past.is_kept(self.moment)? && !archive.holds(self.moment) {
             return Err(ArchiveError::NotKept);
         }
         drop(past);

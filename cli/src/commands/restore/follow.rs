@@ -84,12 +84,16 @@ fn told(job: &RestoreJob, printer: &mut Printer) -> Result<ExitStatus, CliError>
         RestoreState::Partial => Ok(ExitStatus::Partial),
         RestoreState::Failed => {
             let reason = job.error.clone().unwrap_or_default();
-            let code =
-                if reason.contains("may still be written") { ErrorCode::Denied } else { error_code(&reason) };
+            // A daemon before this one gave no code.
+            let code = job.error_code.unwrap_or(ErrorCode::Internal);
             let error = CliError::new(code, reason);
             Err(match code {
                 ErrorCode::Denied => error.with_hint("delete what is not needed, or ask for a higher limit"),
-                _ => error
+                ErrorCode::NotFound | ErrorCode::Conflict | ErrorCode::Permission => error,
+                ErrorCode::InvalidRequest
+                | ErrorCode::Unavailable
+                | ErrorCode::TimedOut
+                | ErrorCode::Internal => error
                     .with_hint(format!("see the daemon's log, then `wsguard restore --resume {}`", job.id)),
             })
         }
@@ -101,10 +105,6 @@ fn told(job: &RestoreJob, printer: &mut Printer) -> Result<ExitStatus, CliError>
             Ok(ExitStatus::Success)
         }
     }
-}
-
-fn error_code(reason: &str) -> ErrorCode {
-    if reason.contains("did not exist then") { ErrorCode::NotFound } else { ErrorCode::Internal }
 }
 
 /// Asks on the terminal.

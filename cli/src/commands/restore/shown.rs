@@ -31,6 +31,7 @@ pub(crate) fn ended(job: &RestoreJob) -> String {
         RestoreKind::Restore => "restore",
         RestoreKind::Undo => "undo",
         RestoreKind::Reversal => "reversal of a restore",
+        RestoreKind::Clone => "clone",
     };
     format!("{what} {} {}: {}\n", job.id, state(job.state), counts(&job.counts, ""))
 }

@@ -73,7 +73,7 @@ pub(crate) fn evict(
     for step in plan.steps {
         match step {
             Eviction::ShortenTrash { start, bytes } => {
-                archive.with_catalog(|catalog| catalog.set_trash_start(start))?;
+                archive.shorten_trash(start)?;
                 evicted.trash_bytes = evicted.trash_bytes.saturating_add(bytes);
             }
             Eviction::DropSnapshot { id, .. } => {

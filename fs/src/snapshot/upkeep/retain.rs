@@ -47,7 +47,7 @@ pub(crate) fn retain(archive: &Archive, bounds: &Bounds, now: Timestamp) -> Resu
     let removed: Vec<Epoch> =
         verdicts.into_iter().filter(|verdict| verdict.reasons.is_empty()).map(|verdict| verdict.id).collect();
     if is_trash_shorter {
-        archive.with_catalog(|catalog| catalog.set_trash_start(due))?;
+        archive.shorten_trash(due)?;
     }
     for epoch in &removed {
         archive.with_catalog(|catalog| catalog.remove_snapshot(*epoch))?;
