@@ -12,9 +12,11 @@
 //! blocks only in the caller's reads.
 
 mod coverage;
+mod directory;
 mod evidence;
 mod format;
 mod inflate;
+mod name;
 mod pickle;
 mod report;
 mod source;
@@ -22,8 +24,12 @@ mod verdict;
 mod window;
 
 pub use coverage::{Coverage, Written};
+pub use directory::{
+    Checkpoint, Framework, Member, Pointer, PointerKind, Survey, SurveyOptions, survey,
+};
 pub use evidence::Evidence;
 pub use format::{Format, probe_file};
+pub use name::{NameFacts, natural_order, read_name};
 pub use report::{Facts, FileReport, Need};
 pub use source::{
     DiskFile, DiskTree, Entry, EntryKind, FirstHole, Identity, Listing, MemoryFile, MemoryTree, Moment, ReadAt, Tree,

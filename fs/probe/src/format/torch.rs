@@ -165,15 +165,34 @@ fn legacy_storages(heap: &Heap) -> Storages {
     found
 }
 
-/// Whether the pickle of a file is of an object with this attribute, and its value. Reads a torch zip only.
+/// A flag among the attributes of the object in a torch zip.
 pub(crate) fn flag_of_object(window: Window<'_>, name: &str) -> Option<bool> {
+    with_object(window, |Walk { heap, root }| {
+        let state = heap.state_of(heap.get(*root))?;
+        match heap.get(heap.lookup(state, name)?) {
+            Node::Bool(value) => Some(*value),
+            _ => None,
+        }
+    })
+}
+
+/// Follows the pickle of a torch zip and looks at what it describes.
+fn with_object<T>(window: Window<'_>, look: impl FnOnce(&Walk) -> Option<T>) -> Option<T> {
     let zip = Zip::read(window).ok()?;
     let root = zip.root_of("data.pkl")?;
     let payload = zip.payload(zip.find(&format!("{root}data.pkl"))?).ok()?;
-    let Walk { heap, root } = pickle::walk(&mut payload.cursor(0), window.limits()).ok()?;
-    let state = heap.state_of(heap.get(root))?;
-    match heap.get(heap.lookup(state, name)?) {
-        Node::Bool(value) => Some(*value),
-        _ => None,
-    }
+    look(&pickle::walk(&mut payload.cursor(0), window.limits()).ok()?)
+}
+
+/// A whole number under a key of the dict in a torch zip.
+pub(crate) fn count_of_object(window: Window<'_>, key: &str) -> Option<u64> {
+    with_object(window, |walk| walk.heap.count(walk.heap.lookup(walk.root, key)?))
+}
+
+/// Whether a file of DeepSpeed's model states holds the optimizer as well.
+pub(crate) fn has_optimizer(window: Window<'_>) -> Option<bool> {
+    with_object(window, |walk| {
+        let optimizer = walk.heap.lookup(walk.root, "optimizer")?;
+        Some(!walk.heap.pairs(optimizer).is_empty())
+    })
 }
