@@ -189,6 +189,10 @@ fn unlike_its_name(window: &Window<'_>, name: &str, named: Option<Format>, out: 
         Format::Onnx | Format::Msgpack | Format::ShardIndex | Format::TensorIndex => {
             check(*window, name, format, out)
         }
+        // Protocols 0 and 1 have no magic number.
+        Format::Pickle if matches!(window.read_some(0, 1)?.as_slice(), [b'(' | b'}' | b']' | b'c']) => {
+            check(*window, name, format, out)
+        }
         // Names that other programs use as well: their content may be anything.
         Format::Joblib | Format::Pickle | Format::XgboostBinary | Format::XgboostJson | Format::LightGbm => {
             Err(Flaw::unsure(Evidence::Unsupported { what: format!("content that is no {format}") }))
@@ -219,12 +223,13 @@ fn detect(window: &Window<'_>, name: &str, named: Option<Format>) -> Check<Optio
         Some(Format::Npy)
     } else if starts(b"GGUF") {
         Some(Format::Gguf)
-    } else if matches!(head.as_slice(), [0x80, 2..=5, ..]) {
-        Some(if named == Some(Format::Joblib) { Format::Joblib } else { Format::Pickle })
     } else if head.get(8) == Some(&b'{')
         && (named == Some(Format::Safetensors) || head.get(5..8) == Some(&[0; 3]))
     {
+        // Looked for before pickle: a header of 0x280 bytes begins like one.
         Some(Format::Safetensors)
+    } else if matches!(head.as_slice(), [0x80, 2..=5, ..]) {
+        Some(if named == Some(Format::Joblib) { Format::Joblib } else { Format::Pickle })
     } else if starts(b"tree\n") {
         Some(Format::LightGbm)
     } else if starts(b"{") && head.windows(9).any(|part| part == b"\"learner\"") {

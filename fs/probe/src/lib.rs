@@ -12,6 +12,7 @@
 //! blocks only in the caller's reads.
 
 mod coverage;
+mod deep;
 mod directory;
 mod evidence;
 mod format;
@@ -24,6 +25,7 @@ mod verdict;
 mod window;
 
 pub use coverage::{Coverage, Written};
+pub use deep::verify_deep;
 pub use directory::{
     Checkpoint, Framework, Member, Pointer, PointerKind, Survey, SurveyOptions, survey,
 };

@@ -105,6 +105,8 @@ fn prefixes(inspector: &Inspector<'_>, folder: &Folder) -> Vec<(String, Unit)> {
         let mut unit = Unit::new(Framework::TensorFlow);
         if !folder.has(&index) {
             unit.fault(State::Torn, Evidence::MarkerMissing { name: index });
+        } else {
+            unit.note(Evidence::Marker { name: index });
         }
         for name in names {
             unit.add(inspector, folder, name);

@@ -16,6 +16,8 @@ use crate::window::{Budget, Limits, Window};
 
 /// JSON files of a checkpoint are parsed up to this size, in bytes.
 const MAX_JSON: u64 = 4 << 20;
+/// JSON that is not named so.
+const ORBAX_JSON: &[&str] = &["_METADATA", "_CHECKPOINT_METADATA", "_sharding"];
 
 pub(super) struct Inspector<'a> {
     pub(super) tree: &'a dyn Tree,
@@ -135,7 +137,7 @@ impl Unit {
             return None;
         }
         let coverage = inspector.coverage(folder, name);
-        let is_json = name.ends_with(".json") && Format::of_name(name).is_none();
+        let is_json = name.ends_with(".json") && Format::of_name(name).is_none() || ORBAX_JSON.contains(&name);
         let report = if has_no_structure(name) || is_json { None } else { inspector.probe(folder, name) };
         let report = report.filter(|report| report.format != Format::Unrecognised);
         let mut state = report.as_ref().map_or(State::Complete, |report| report.state);
@@ -207,6 +209,15 @@ impl Unit {
         }
     }
 
+    /// Adds every file below a directory, whatever the directories in it are.
+    pub(super) fn add_files(&mut self, inspector: &Inspector<'_>, folder: &Folder) {
+        folder.walk(&mut |below| {
+            for name in below.files.keys() {
+                self.add(inspector, below, name);
+            }
+        });
+    }
+
     /// Takes over what a file says about the training.
     pub(super) fn facts(&mut self, facts: &Facts) {
         self.step = facts.step.or(self.step);
@@ -266,5 +277,5 @@ impl Unit {
 /// Files whose content follows from others only.
 fn has_no_structure(name: &str) -> bool {
     let is_shard = name.contains(".data-") && name.contains("-of-");
-    name.ends_with(".distcp") || name.ends_with(".onnx.data") || name.ends_with(".txt") || is_shard || name == ".metadata"
+    name.ends_with(".distcp") || name.ends_with(".onnx.data") || is_shard || name == ".metadata"
 }

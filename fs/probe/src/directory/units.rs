@@ -258,7 +258,7 @@ fn orbax(inspector: &Inspector<'_>, folder: &Folder, _: Option<&Folder>) -> Opti
         return None;
     }
     let mut unit = Unit::new(Framework::Orbax);
-    unit.add_all(inspector, folder);
+    unit.add_files(inspector, folder);
     if is_staging {
         unit.fault(State::Torn, Evidence::UnfinishedMarker { name: folder.name.clone() });
     }
@@ -269,8 +269,9 @@ fn orbax(inspector: &Inspector<'_>, folder: &Folder, _: Option<&Folder>) -> Opti
             staged = Some(below.name.clone());
         }
         items += u64::from(is_item(below));
-        let is_root = below.folders.keys().any(|name| name.starts_with("ocdbt.process_"));
-        if is_root && !below.has("manifest.ocdbt") {
+        let is_process = |name: &str| name.starts_with("ocdbt.process_");
+        let is_store = is_process(&below.name) || below.folders.keys().any(|name| is_process(name));
+        if is_store && !below.has("manifest.ocdbt") {
             unit.fault(State::Torn, Evidence::FileMissing { name: "manifest.ocdbt".into() });
         }
         if below.has("manifest.ocdbt") {

@@ -87,6 +87,11 @@ impl<'a> Zip<'a> {
         self.window.sub(start, entry.stored)
     }
 
+    /// Returns where the data of an entry begins and ends.
+    pub(crate) fn place(&self, entry: &ZipEntry) -> Check<(u64, u64)> {
+        self.local_header(entry)
+    }
+
     /// Returns the content of a small entry, inflated when it is compressed; `limit` bytes at most.
     pub(crate) fn content(&self, entry: &ZipEntry, limit: u64) -> Check<Vec<u8>> {
         let payload = self.payload(entry)?;
