@@ -32,9 +32,12 @@ pub fn verify_deep(
     let mut report = probe_file(name, file, coverage, unlimited);
     let size = report.size;
     let outcome = match report.format {
-        Format::TorchZip | Format::TorchScript | Format::TorchExport | Format::Npz | Format::Keras | Format::Zip => {
-            archive(file, size, unlimited, progress)
-        }
+        Format::TorchZip
+        | Format::TorchScript
+        | Format::TorchExport
+        | Format::Npz
+        | Format::Keras
+        | Format::Zip => archive(file, size, unlimited, progress),
         Format::Joblib if is_zlib(file) => {
             let mut reader = Reader { file, at: 0, end: size, size, progress };
             let mut last = None;
@@ -52,7 +55,8 @@ pub fn verify_deep(
     };
     match outcome {
         Ok(evidence) => {
-            let was_packed = report.format == Format::Joblib && report.state == State::Unknown && is_zlib(file);
+            let was_packed =
+                report.format == Format::Joblib && report.state == State::Unknown && is_zlib(file);
             if was_packed && coverage.open_writers == 0 {
                 report.state = State::Complete;
                 report.evidence.push(Evidence::ChecksumsMatch { count: 1 });
@@ -101,7 +105,9 @@ fn archive(
         let length = match entry.method {
             0 => drain(&mut reader, &mut |bytes| hasher.update(bytes)),
             8 => drain(&mut inflate::deflate(&mut reader), &mut |bytes| hasher.update(bytes)),
-            method => return Err(Flaw::unsure(Evidence::Unsupported { what: format!("zip method {method}") })),
+            method => {
+                return Err(Flaw::unsure(Evidence::Unsupported { what: format!("zip method {method}") }));
+            }
         };
         if length.map_err(fault)? != entry.size {
             return Err(Flaw::broken(format!("zip entry {:?} has another length", entry.name)));

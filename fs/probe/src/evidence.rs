@@ -211,7 +211,9 @@ impl fmt::Display for Evidence {
             }
             Self::Malformed { what } => write!(f, "is damaged: {what}"),
             Self::Unsupported { what } => write!(f, "cannot be judged: {what}"),
-            Self::ZipEndMissing => write!(f, "has no zip directory at its end: it was cut or is still written"),
+            Self::ZipEndMissing => {
+                write!(f, "has no zip directory at its end: it was cut or is still written")
+            }
             Self::ZipDirectory { entries } => write!(f, "zip directory of {entries} entries is whole"),
             Self::EntryMissing { name } => write!(f, "lacks the entry {name:?}"),
             Self::StoragesPresent { count, bytes } => {
@@ -231,7 +233,9 @@ impl fmt::Display for Evidence {
             Self::Writers { count } => write!(f, "{count} handles are open for writing"),
             Self::Covered => write!(f, "every byte was seen to be written"),
             Self::Unwritten { offset } => write!(f, "byte {offset} was never written"),
-            Self::Hole { offset } => write!(f, "there is a hole at byte {offset} that may never have been written"),
+            Self::Hole { offset } => {
+                write!(f, "there is a hole at byte {offset} that may never have been written")
+            }
             Self::Fsynced(true) => write!(f, "was synced after its last write"),
             Self::Fsynced(false) => write!(f, "was never synced: a power failure may lose it"),
             Self::ChecksumsMatch { count } => write!(f, "{count} checksums match"),

@@ -97,7 +97,8 @@ impl fmt::Display for Format {
 }
 
 /// The old torch format begins with a pickle of this number.
-const TORCH_MAGIC: &[u8] = &[0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
+const TORCH_MAGIC: &[u8] =
+    &[0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
 
 impl Format {
     /// The format that files of this name have as a rule; a file of any other content may have it.
@@ -111,9 +112,10 @@ impl Format {
         Some(match extension {
             "pt" | "pth" | "ckpt" | "pt2" | "pth.tar" => Self::TorchZip,
             "tar" if stem.ends_with(".pth") => Self::TorchZip,
-            "bin" if ["pytorch_model", "model", "optimizer", "scheduler", "adapter_model", "training_args"]
-                .iter()
-                .any(|known| stem.starts_with(known)) =>
+            "bin"
+                if ["pytorch_model", "model", "optimizer", "scheduler", "adapter_model", "training_args"]
+                    .iter()
+                    .any(|known| stem.starts_with(known)) =>
             {
                 Self::TorchZip
             }
@@ -236,7 +238,9 @@ fn detect(window: &Window<'_>, name: &str, named: Option<Format>) -> Check<Optio
         Some(Format::XgboostJson)
     } else if starts(b"{L") && head.windows(7).any(|part| part == b"learner") {
         Some(Format::XgboostBinary)
-    } else if matches!(head.as_slice(), [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..]) && named == Some(Format::Joblib) {
+    } else if matches!(head.as_slice(), [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..])
+        && named == Some(Format::Joblib)
+    {
         Some(Format::Joblib)
     } else if name.ends_with(".index") {
         Some(Format::TensorIndex)
@@ -252,7 +256,8 @@ fn zip_kind(window: &Window<'_>, named: Option<Format>) -> Check<Format> {
     if let Ok(archive) = zip::Zip::read(*window) {
         let has = |name: &str| archive.root_of(name).is_some();
         if has("data.pkl") {
-            let is_script = has("constants.pkl") || archive.entries.iter().any(|entry| entry.name.contains("/code/"));
+            let is_script =
+                has("constants.pkl") || archive.entries.iter().any(|entry| entry.name.contains("/code/"));
             return Ok(if is_script { Format::TorchScript } else { Format::TorchZip });
         }
         if has("archive_format") || has("archive_version") {
@@ -290,7 +295,9 @@ fn check(window: Window<'_>, name: &str, format: Format, out: &mut Findings) -> 
         Format::Gguf => gguf::probe(window, out),
         Format::Pickle => pickled::probe(window, out),
         Format::Joblib if window.read_some(0, 1)?.first() == Some(&0x78) => {
-            Err(Flaw::unsure(Evidence::Unsupported { what: "a compressed pickle, which only a deep look can judge".into() }))
+            Err(Flaw::unsure(Evidence::Unsupported {
+                what: "a compressed pickle, which only a deep look can judge".into(),
+            }))
         }
         Format::Joblib => pickled::probe(window, out),
         Format::XgboostJson => trees::probe_xgboost_json(window, out),

@@ -26,15 +26,14 @@ mod window;
 
 pub use coverage::{Coverage, Written};
 pub use deep::verify_deep;
-pub use directory::{
-    Checkpoint, Framework, Member, Pointer, PointerKind, Survey, SurveyOptions, survey,
-};
+pub use directory::{Checkpoint, Framework, Member, Pointer, PointerKind, Survey, SurveyOptions, survey};
 pub use evidence::Evidence;
 pub use format::{Format, probe_file};
 pub use name::{NameFacts, natural_order, read_name};
 pub use report::{Facts, FileReport, Need};
 pub use source::{
-    DiskFile, DiskTree, Entry, EntryKind, FirstHole, Identity, Listing, MemoryFile, MemoryTree, Moment, ReadAt, Tree,
+    DiskFile, DiskTree, Entry, EntryKind, FirstHole, Identity, Listing, MemoryFile, MemoryTree, Moment,
+    ReadAt, Tree,
 };
 pub use verdict::State;
 pub use window::Limits;

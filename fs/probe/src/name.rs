@@ -51,7 +51,9 @@ pub fn read_name(name: &str) -> NameFacts {
             .then_some(number.value as u64);
         let last = word.rsplit('_').next().unwrap_or_default();
         match whole {
-            Some(value) if EPOCH_WORDS.contains(&word.as_str()) || last == "epoch" => facts.epoch = Some(value),
+            Some(value) if EPOCH_WORDS.contains(&word.as_str()) || last == "epoch" => {
+                facts.epoch = Some(value)
+            }
             Some(value) if STEP_WORDS.contains(&word.as_str()) || STEP_WORDS.contains(&last) => {
                 facts.step = Some(value);
             }
@@ -83,7 +85,9 @@ fn numbers(name: &str) -> Vec<Number> {
     let mut found = Vec::new();
     let mut at = 0;
     // What follows the last dot is an extension (`.h5`) unless it is a decimal.
-    let extension = name.rfind('.').filter(|dot| name.get(dot + 1..).is_some_and(|rest| rest.starts_with(char::is_alphabetic)));
+    let extension = name
+        .rfind('.')
+        .filter(|dot| name.get(dot + 1..).is_some_and(|rest| rest.starts_with(char::is_alphabetic)));
     let limit = extension.unwrap_or(bytes.len());
     while at < limit {
         let after_equals = at > 0 && bytes.get(at - 1) == Some(&b'=');
@@ -124,7 +128,9 @@ fn numbers(name: &str) -> Vec<Number> {
 pub fn natural_order(a: &str, b: &str) -> Ordering {
     let (mut left, mut right) = (a.as_bytes(), b.as_bytes());
     loop {
-        let ([first, ..], [second, ..]) = (left, right) else { return left.len().cmp(&right.len()).then(a.cmp(b)) };
+        let ([first, ..], [second, ..]) = (left, right) else {
+            return left.len().cmp(&right.len()).then(a.cmp(b));
+        };
         if first.is_ascii_digit() && second.is_ascii_digit() {
             let (x, y) = (digits(left), digits(right));
             let (short, other) = (trim_zeros(x), trim_zeros(y));

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use wsguard_probe::{
-    Checkpoint, Coverage, Format, Framework, Limits, MemoryFile, MemoryTree, Moment, State, Survey, SurveyOptions,
-    probe_file, survey, verify_deep,
+    Checkpoint, Coverage, Format, Framework, Limits, MemoryFile, MemoryTree, Moment, State, Survey,
+    SurveyOptions, probe_file, survey, verify_deep,
 };
 
 const ARCHIVE: &[u8] = include_bytes!("fixtures/real.tar.gz");
@@ -100,12 +100,16 @@ fn every_framework_is_recognised_and_complete() {
         assert_eq!(checkpoint.state, State::Complete, "{path}: {:?}", checkpoint.evidence);
     }
     let lightning: Vec<_> = found.values().filter(|found| found.framework == Framework::Lightning).collect();
-    assert_eq!(lightning.iter().map(|found| (found.step, found.epoch)).collect::<Vec<_>>(), [
-        (Some(2), Some(0)),
-        (Some(4), Some(1))
-    ]);
+    assert_eq!(
+        lightning.iter().map(|found| (found.step, found.epoch)).collect::<Vec<_>>(),
+        [(Some(2), Some(0)), (Some(4), Some(1))]
+    );
     // What is in the pickle is more exact than what is in the name.
-    assert!(lightning.iter().all(|found| found.metrics.contains_key("val_loss") && found.state == State::Complete));
+    assert!(
+        lightning
+            .iter()
+            .all(|found| found.metrics.contains_key("val_loss") && found.state == State::Complete)
+    );
     assert!(found["hf_trainer/out/checkpoint-4"].metrics.contains_key("eval_loss"));
     // Nothing else is taken for a checkpoint, apart from the older siblings and a compressed pickle.
     assert_eq!(found.len(), KNOWN.len() + lightning.len() + 8, "{:?}", found.keys());
@@ -122,7 +126,11 @@ fn pointers_are_found() {
         ("tensorflow_files/ckpt-1", "tensorflow_files/checkpoint"),
         ("hf_trainer/out/checkpoint-4", "hf_trainer/out/checkpoint-4"),
     ] {
-        assert!(found[path].pointed_by.iter().any(|by| by == Path::new(pointer)), "{path}: {:?}", found[path].pointed_by);
+        assert!(
+            found[path].pointed_by.iter().any(|by| by == Path::new(pointer)),
+            "{path}: {:?}",
+            found[path].pointed_by
+        );
     }
     assert!(survey.pointers.iter().all(|pointer| !pointer.is_dangling), "{:?}", survey.pointers);
     let mut tree = real();
@@ -157,9 +165,15 @@ fn a_checkpoint_that_lacks_a_file_is_never_complete() {
         let mut without = tree.clone();
         without.remove(&path);
         for found in look(&without).checkpoints {
-            let is_it = found.path == whole.path || whole.members.iter().any(|member| member.path == found.path);
+            let is_it =
+                found.path == whole.path || whole.members.iter().any(|member| member.path == found.path);
             // What is left of it may be whole in itself, such as a single shard of nothing; the unit may not.
-            assert!(!is_it || found.state != State::Complete, "{} without {}", found.path.display(), path.display());
+            assert!(
+                !is_it || found.state != State::Complete,
+                "{} without {}",
+                found.path.display(),
+                path.display()
+            );
         }
     }
 }
@@ -169,7 +183,8 @@ fn a_checkpoint_with_a_cut_file_is_never_complete() {
     let tree = real();
     for path in tree.files().into_iter().filter(|path| !is_optional(path)) {
         let size = tree.bytes(&path).unwrap().len();
-        if !look(&tree).checkpoints.iter().any(|found| found.members.iter().any(|member| member.path == path)) {
+        if !look(&tree).checkpoints.iter().any(|found| found.members.iter().any(|member| member.path == path))
+        {
             continue;
         }
         for twentieth in 0..20 {
@@ -220,7 +235,8 @@ fn what_grows_is_in_progress_and_what_rests_is_torn() {
     tree.remove(path);
     let state = |now: Option<i64>, tree: &MemoryTree| {
         let now = now.map(|seconds| Moment { seconds, nanoseconds: 0 });
-        let survey = survey(tree, Path::new(""), SurveyOptions { now, quiet_secs: 60, ..SurveyOptions::default() });
+        let survey =
+            survey(tree, Path::new(""), SurveyOptions { now, quiet_secs: 60, ..SurveyOptions::default() });
         by_path(&survey)["hf_trainer/out/checkpoint-4"].state
     };
     let youngest = by_path(&look(&tree))["hf_trainer/out/checkpoint-4"].modified.seconds;
@@ -259,7 +275,8 @@ fn a_deep_look_finds_what_headers_cannot_show() {
     let mut bytes = tree.bytes("numpy_files/arrays.npz").unwrap().to_vec();
     let at = bytes.windows(8).rposition(|part| part == 1.0_f64.to_le_bytes()).unwrap();
     bytes[at] ^= 1;
-    let shallow = probe_file("arrays.npz", &MemoryFile::new(bytes.clone()), Coverage::default(), Limits::default());
+    let shallow =
+        probe_file("arrays.npz", &MemoryFile::new(bytes.clone()), Coverage::default(), Limits::default());
     assert_eq!(shallow.state, State::Complete);
     assert_eq!(deep("arrays.npz", &bytes).state, State::Torn);
     // A compressed pickle is only told by inflating it.

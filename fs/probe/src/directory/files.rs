@@ -17,9 +17,10 @@ pub(super) fn group(inspector: &Inspector<'_>, folder: &Folder) -> Vec<Checkpoin
         found.push(unit.into_checkpoint(folder.path.join(&prefix), &prefix));
     }
     // Files that need others come first, so that those are not taken for checkpoints of their own.
-    let (needy, plain): (Vec<_>, Vec<_>) = folder.files.keys().partition(|name| {
-        matches!(Format::of_name(name), Some(Format::ShardIndex | Format::Onnx))
-    });
+    let (needy, plain): (Vec<_>, Vec<_>) = folder
+        .files
+        .keys()
+        .partition(|name| matches!(Format::of_name(name), Some(Format::ShardIndex | Format::Onnx)));
     for name in needy.into_iter().chain(plain) {
         if taken.contains(&folder.path_of(name)) || !may_be_checkpoint(name) {
             continue;
@@ -58,7 +59,8 @@ fn single(inspector: &Inspector<'_>, folder: &Folder, name: &str) -> Option<Unit
         return None;
     }
     unit.facts(&report.facts);
-    let is_lightning = report.facts.producer.as_ref().is_some_and(|producer| producer.starts_with("lightning"));
+    let is_lightning =
+        report.facts.producer.as_ref().is_some_and(|producer| producer.starts_with("lightning"));
     unit.framework = match report.format {
         _ if is_lightning => Framework::Lightning,
         Format::ShardIndex => Framework::Shards(if name.contains("safetensors") {
@@ -74,7 +76,8 @@ fn single(inspector: &Inspector<'_>, folder: &Folder, name: &str) -> Option<Unit
     if name.starts_with(".tmp") || name.ends_with(".tmp") {
         unit.fault(State::Torn, Evidence::UnfinishedMarker { name: name.to_owned() });
     }
-    let shard = name.rsplit_once("-of-").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let shard =
+        name.rsplit_once("-of-").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()));
     if shard && matches!(report.format, Format::Safetensors | Format::TorchZip) {
         unit.fault(State::Torn, Evidence::MarkerMissing { name: "*.index.json".into() });
     }

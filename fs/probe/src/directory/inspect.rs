@@ -130,14 +130,20 @@ impl Unit {
     }
 
     /// Adds a file and judges it; returns the verdict of one whose format is known.
-    pub(super) fn add(&mut self, inspector: &Inspector<'_>, folder: &Folder, name: &str) -> Option<FileReport> {
+    pub(super) fn add(
+        &mut self,
+        inspector: &Inspector<'_>,
+        folder: &Folder,
+        name: &str,
+    ) -> Option<FileReport> {
         let entry = folder.files.get(name)?;
         let path = folder.path_of(name);
         if !self.seen.insert(path.clone()) {
             return None;
         }
         let coverage = inspector.coverage(folder, name);
-        let is_json = name.ends_with(".json") && Format::of_name(name).is_none() || ORBAX_JSON.contains(&name);
+        let is_json =
+            name.ends_with(".json") && Format::of_name(name).is_none() || ORBAX_JSON.contains(&name);
         let report = if has_no_structure(name) || is_json { None } else { inspector.probe(folder, name) };
         let report = report.filter(|report| report.format != Format::Unrecognised);
         let mut state = report.as_ref().map_or(State::Complete, |report| report.state);
@@ -170,7 +176,8 @@ impl Unit {
     /// Adds a file that another one refers to.
     pub(super) fn add_need(&mut self, inspector: &Inspector<'_>, folder: &Folder, need: &Need) {
         let name = need.path.clone();
-        if !Path::new(&name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        if !Path::new(&name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+        {
             return self.fault(State::Unknown, Evidence::NameOutside { name });
         }
         let plain = name.trim_start_matches("./");

@@ -37,12 +37,15 @@ pub(super) fn check_distributed(unit: &mut Unit, inspector: &Inspector<'_>, fold
     for node in walk.heap.nodes() {
         let is_place =
             walk.heap.class_of(node) == Some("torch.distributed.checkpoint.filesystem._StorageInfo");
-        let Some(state) = walk.heap.state_of(node).filter(|_| is_place && matches!(node, Node::Call { .. })) else {
+        let Some(state) = walk.heap.state_of(node).filter(|_| is_place && matches!(node, Node::Call { .. }))
+        else {
             continue;
         };
         let count = |key: &str| walk.heap.count(walk.heap.lookup(state, key)?);
         let path = walk.heap.lookup(state, "relative_path").and_then(|id| walk.heap.text(id));
-        let (Some(path), Some(offset), Some(length)) = (path, count("offset"), count("length")) else { continue };
+        let (Some(path), Some(offset), Some(length)) = (path, count("offset"), count("length")) else {
+            continue;
+        };
         let known = needs.entry(path.to_owned()).or_default();
         *known = offset.saturating_add(length).max(*known);
     }

@@ -26,12 +26,16 @@ fn series(found: &[Checkpoint]) -> BTreeMap<Series, Vec<usize>> {
 pub(super) fn assign(found: &mut [Checkpoint]) {
     for mut members in series(found).into_values() {
         let order = |checkpoint: &Checkpoint| (checkpoint.step, checkpoint.epoch);
-        members.sort_by_key(|&index| found.get(index).map(|checkpoint| (checkpoint.modified, order(checkpoint))));
-        let age = |index: Option<&usize>| index.and_then(|&index| found.get(index)).map(|found| found.modified.seconds);
-        let (oldest, youngest) = (age(members.first()), age(members.last()));
-        let is_copied = youngest.zip(oldest).is_none_or(|(youngest, oldest)| {
-            youngest.saturating_sub(oldest) < COPIED_WITHIN_SECS
+        members.sort_by_key(|&index| {
+            found.get(index).map(|checkpoint| (checkpoint.modified, order(checkpoint)))
         });
+        let age = |index: Option<&usize>| {
+            index.and_then(|&index| found.get(index)).map(|found| found.modified.seconds)
+        };
+        let (oldest, youngest) = (age(members.first()), age(members.last()));
+        let is_copied = youngest
+            .zip(oldest)
+            .is_none_or(|(youngest, oldest)| youngest.saturating_sub(oldest) < COPIED_WITHIN_SECS);
         let (mut run, mut highest) = (0, None);
         for index in members {
             let Some(checkpoint) = found.get_mut(index) else { continue };
@@ -53,10 +57,13 @@ pub(super) fn compare_siblings(found: &mut [Checkpoint]) {
             members.iter().filter_map(|&index| found.get(index)).map(names_within).collect();
         for (place, &index) in members.iter().enumerate() {
             let Some(own) = names.get(place) else { continue };
-            let mut others = names.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, names)| names);
+            let mut others =
+                names.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, names)| names);
             let Some(first) = others.next() else { continue };
             let common = others.fold(first.clone(), |common, names| &common & names);
-            let Some(checkpoint) = found.get_mut(index).filter(|checkpoint| is_directory(checkpoint.framework)) else {
+            let Some(checkpoint) =
+                found.get_mut(index).filter(|checkpoint| is_directory(checkpoint.framework))
+            else {
                 continue;
             };
             for name in common.difference(own) {
@@ -88,7 +95,8 @@ fn is_directory(framework: Framework) -> bool {
 
 /// Paths of the files that hold state, relative to the checkpoint. The number of the step itself may be in a name.
 fn names_within(checkpoint: &Checkpoint) -> BTreeSet<String> {
-    let relevant = checkpoint.members.iter().filter(|member| member.format.is_some() || is_part(&member.path));
+    let relevant =
+        checkpoint.members.iter().filter(|member| member.format.is_some() || is_part(&member.path));
     relevant
         .filter_map(|member| member.path.strip_prefix(&checkpoint.path).ok())
         .map(|path| {

@@ -39,7 +39,8 @@ fn has_distributed(folder: &Folder) -> bool {
 /// Shards like `model-00002-of-00005.safetensors` need their index; returns whether there are any weights.
 fn require_weights(unit: &mut Unit, folder: &Folder) {
     let has_parts = folder.folders.values().any(|below| has_distributed(below) || holds_states(below));
-    let weights: Vec<&String> = folder.files.keys().chain(folder.links.keys()).filter(|name| is_weights(name)).collect();
+    let weights: Vec<&String> =
+        folder.files.keys().chain(folder.links.keys()).filter(|name| is_weights(name)).collect();
     if weights.is_empty() && !has_parts {
         unit.fault(State::Torn, Evidence::NothingRecognised);
     }
@@ -73,11 +74,11 @@ fn hf_trainer(inspector: &Inspector<'_>, folder: &Folder, _: Option<&Folder>) ->
         unit.fault(State::Torn, Evidence::UnfinishedMarker { name: INCOMPLETE.into() });
     }
     require_weights(&mut unit, folder);
-    let saves_model_only = inspector.with_window(folder, "training_args.bin", |window| {
-        torch::flag_of_object(window, "save_only_model")
-    });
+    let saves_model_only = inspector
+        .with_window(folder, "training_args.bin", |window| torch::flag_of_object(window, "save_only_model"));
     // Without the arguments, one file of the rest makes all of it needed.
-    let is_with_rest = |name: &str| name == "optimizer.pt" || name == "scheduler.pt" || name.starts_with("rng_state");
+    let is_with_rest =
+        |name: &str| name == "optimizer.pt" || name == "scheduler.pt" || name.starts_with("rng_state");
     let is_sharded = folder.folders.values().any(|below| has_distributed(below) || holds_states(below));
     if saves_model_only != Some(true) && (saves_model_only.is_some() || folder.any(is_with_rest)) {
         if !is_sharded {
@@ -105,7 +106,10 @@ fn hf_trainer(inspector: &Inspector<'_>, folder: &Folder, _: Option<&Folder>) ->
             continue;
         }
         for (name, value) in entry.as_object().into_iter().flatten() {
-            if name != "step" && name != "epoch" && let Some(value) = value.as_f64() {
+            if name != "step"
+                && name != "epoch"
+                && let Some(value) = value.as_f64()
+            {
                 unit.metrics.insert(name.clone(), value);
             }
         }
@@ -115,7 +119,9 @@ fn hf_trainer(inspector: &Inspector<'_>, folder: &Folder, _: Option<&Folder>) ->
 
 /// Files of ranks: one without a number, or one for each rank from 0 without a gap.
 fn require_ranks(unit: &mut Unit, folder: &Folder, prefix: &str, suffix: &str) {
-    let rank = |name: &str| name.strip_prefix(prefix)?.strip_suffix(suffix).map(|rank| rank.trim_matches('_').to_owned());
+    let rank = |name: &str| {
+        name.strip_prefix(prefix)?.strip_suffix(suffix).map(|rank| rank.trim_matches('_').to_owned())
+    };
     let ranks: Vec<String> = folder.files.keys().filter_map(|name| rank(name)).collect();
     let numbers: BTreeSet<u64> = ranks.iter().filter_map(|rank| rank.parse().ok()).collect();
     if ranks.is_empty() {
@@ -132,7 +138,8 @@ fn require_ranks(unit: &mut Unit, folder: &Folder, prefix: &str, suffix: &str) {
 
 fn accelerate(inspector: &Inspector<'_>, folder: &Folder, _: Option<&Folder>) -> Option<Unit> {
     let is_state = |name: &str| name.starts_with("random_states_") && name.ends_with(".pkl");
-    let is_named = template(folder) == "checkpoint_*" && (folder.any(is_weights) || folder.has("optimizer.bin"));
+    let is_named =
+        template(folder) == "checkpoint_*" && (folder.any(is_weights) || folder.has("optimizer.bin"));
     if !folder.any(is_state) && !is_named {
         return None;
     }
@@ -164,7 +171,8 @@ fn deepspeed(inspector: &Inspector<'_>, folder: &Folder, _: Option<&Folder>) -> 
         unit.fault(State::Unknown, Evidence::Unsupported { what });
         return Some(unit);
     };
-    let count = |condition: &dyn Fn(&str) -> bool| folder.files.keys().filter(|name| condition(name)).count() as u64;
+    let count =
+        |condition: &dyn Fn(&str) -> bool| folder.files.keys().filter(|name| condition(name)).count() as u64;
     let (models, optimizers) = (count(&is_model), count(&is_optimizer));
     // With stage 3 the model states are split like the optimizer; without ZeRO there are no files of the latter.
     let is_split = folder.any(|name| is_model(name) && name.contains("zero_pp_rank_"));
@@ -202,7 +210,8 @@ fn megatron(inspector: &Inspector<'_>, folder: &Folder, parent: Option<&Folder>)
     let mut grid: Vec<BTreeSet<u64>> = Vec::new();
     for rank in &ranks {
         unit.require(rank, FILE);
-        let numbers = rank.name.trim_start_matches("mp_rank_").split('_').filter_map(|part| part.parse().ok());
+        let numbers =
+            rank.name.trim_start_matches("mp_rank_").split('_').filter_map(|part| part.parse().ok());
         for (place, number) in numbers.enumerate() {
             if grid.len() <= place {
                 grid.resize(place + 1, BTreeSet::new());
@@ -220,7 +229,9 @@ fn megatron(inspector: &Inspector<'_>, folder: &Folder, parent: Option<&Folder>)
     let tracker = tracker.map(|text| String::from_utf8_lossy(&text).trim().to_owned());
     let latest = tracker.as_ref().and_then(|text| text.parse::<u64>().ok());
     let step = read_name(&folder.name).step;
-    if tracker.as_deref() == Some("release") || latest.is_some_and(|latest| step.is_none_or(|step| step <= latest)) {
+    if tracker.as_deref() == Some("release")
+        || latest.is_some_and(|latest| step.is_none_or(|step| step <= latest))
+    {
         unit.note(Evidence::Marker { name: TRACKER.into() });
     } else {
         unit.fault(State::Unknown, Evidence::MarkerMissing { name: TRACKER.into() });
@@ -316,7 +327,8 @@ fn hf_model(inspector: &Inspector<'_>, folder: &Folder, _: Option<&Folder>) -> O
     }
     require_weights(&mut unit, folder);
     unit.note(Evidence::NoCommitMarker);
-    let holds_others = folder.folders.values().any(|below| recognise(inspector, below, Some(folder)).is_some());
+    let holds_others =
+        folder.folders.values().any(|below| recognise(inspector, below, Some(folder)).is_some());
     if holds_others {
         return None;
     }

@@ -118,7 +118,8 @@ fn tensor_end(cursor: &mut Cursor<'_>, name: &str, alignment: u64) -> Check<u64>
     if elements % block != 0 {
         return Err(broken());
     }
-    let size = (elements / block).checked_mul(bytes).and_then(|size| size.checked_next_multiple_of(alignment));
+    let size =
+        (elements / block).checked_mul(bytes).and_then(|size| size.checked_next_multiple_of(alignment));
     size.and_then(|size| size.checked_add(offset)).ok_or_else(broken)
 }
 

@@ -57,7 +57,8 @@ fn expected_size(window: &Window<'_>, head: &[u8]) -> Check<Option<u64>> {
     let broken = || Flaw::broken(format!("npy header {:?} cannot be read", text.trim()));
     let after = |key: &str| text.split_once(key).map(|(_, rest)| rest);
     let description = after("'descr':").ok_or_else(broken)?.trim_start();
-    let shape = after("'shape':").and_then(|rest| rest.split_once('(')).and_then(|(_, rest)| rest.split_once(')'));
+    let shape =
+        after("'shape':").and_then(|rest| rest.split_once('(')).and_then(|(_, rest)| rest.split_once(')'));
     let (shape, _) = shape.ok_or_else(broken)?;
     let mut elements = 1_u64;
     for length in shape.split(',').map(str::trim).filter(|length| !length.is_empty()) {
@@ -83,7 +84,9 @@ pub(super) fn probe_npz(window: Window<'_>, out: &mut Findings) -> Check<()> {
     let zip = Zip::read(window)?;
     out.expected = Some(window.size());
     out.note(Evidence::ZipDirectory { entries: zip.entries.len() as u64 });
-    for entry in zip.entries.iter().filter(|entry| entry.name.ends_with(".npy") && entry.method == 0).take(256) {
+    for entry in
+        zip.entries.iter().filter(|entry| entry.name.ends_with(".npy") && entry.method == 0).take(256)
+    {
         let array = zip.payload(entry)?;
         let head = array.read(0, array.size().min(12))?;
         if !head.starts_with(MAGIC) {

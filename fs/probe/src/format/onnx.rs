@@ -100,7 +100,8 @@ fn external_data(graph: &mut Cursor<'_>, out: &mut Findings) -> Check<()> {
             return Err(Flaw::broken("a tensor is longer than its message"));
         }
         if let Some(file) = file {
-            let at_least = u64::checked_add(offset, size).ok_or_else(|| Flaw::broken("external data overflows"))?;
+            let at_least =
+                u64::checked_add(offset, size).ok_or_else(|| Flaw::broken("external data overflows"))?;
             out.need(&file, at_least.max(1));
         }
     }

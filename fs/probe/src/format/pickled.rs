@@ -15,7 +15,10 @@ pub(super) fn probe_at(window: Window<'_>, start: u64, out: &mut Findings) -> Ch
     match pickle::walk(&mut cursor, window.limits()) {
         Ok(walk) => {
             if cursor.left() > 0 {
-                return Err(Flaw::torn(Evidence::TrailingBytes { size: window.size(), expected: cursor.at() }));
+                return Err(Flaw::torn(Evidence::TrailingBytes {
+                    size: window.size(),
+                    expected: cursor.at(),
+                }));
             }
             out.expected = Some(window.size());
             out.note(Evidence::PickleEnds { objects: walk.heap.len() as u64 });

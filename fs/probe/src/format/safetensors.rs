@@ -97,7 +97,8 @@ pub(super) fn probe_index(window: Window<'_>, out: &mut Findings) -> Check<()> {
         metadata: Option<serde_json::Value>,
     }
     let text = window.read(0, window.size())?;
-    let index: Index = serde_json::from_slice(&text).map_err(|error| Flaw::broken(format!("index: {error}")))?;
+    let index: Index =
+        serde_json::from_slice(&text).map_err(|error| Flaw::broken(format!("index: {error}")))?;
     let total = index.metadata.as_ref().and_then(|metadata| metadata.get("total_size")?.as_f64());
     for file in index.weight_map.values() {
         out.need(file, 1);

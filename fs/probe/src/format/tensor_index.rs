@@ -93,7 +93,8 @@ fn block(window: &Window<'_>, at: u64, length: u64) -> Check<Vec<(Vec<u8>, Vec<u
         return Err(Flaw::unsure(Evidence::Unsupported { what: "a compressed index".into() }));
     }
     let body = whole.get(..length).ok_or_else(broken)?;
-    let restarts = body.len().checked_sub(4).and_then(|at| crate::window::le(body, at, 4)).ok_or_else(broken)?;
+    let restarts =
+        body.len().checked_sub(4).and_then(|at| crate::window::le(body, at, 4)).ok_or_else(broken)?;
     let restarts = usize::try_from(restarts).ok().and_then(|count| count.checked_mul(4)?.checked_add(4));
     let end = restarts.and_then(|bytes| body.len().checked_sub(bytes)).ok_or_else(broken)?;
     let mut rest = body.get(..end).ok_or_else(broken)?;

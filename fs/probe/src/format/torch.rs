@@ -102,8 +102,8 @@ pub(super) fn element_width(class: &str) -> Option<u64> {
         "DoubleStorage" | "LongStorage" | "ComplexFloatStorage" => 8,
         "FloatStorage" | "IntStorage" | "QInt32Storage" => 4,
         "HalfStorage" | "BFloat16Storage" | "ShortStorage" => 2,
-        "ByteStorage" | "CharStorage" | "BoolStorage" | "UntypedStorage" | "QInt8Storage" | "QUInt8Storage"
-        | "QUInt4x2Storage" | "QUInt2x4Storage" => 1,
+        "ByteStorage" | "CharStorage" | "BoolStorage" | "UntypedStorage" | "QInt8Storage"
+        | "QUInt8Storage" | "QUInt4x2Storage" | "QUInt2x4Storage" => 1,
         _ => return None,
     })
 }
@@ -126,7 +126,9 @@ pub(super) fn probe_legacy(window: Window<'_>, out: &mut Findings) -> Check<()> 
     for key in order {
         let key = keys.heap.text(*key).unwrap_or_default();
         let Some(width) = needed.get(key) else {
-            return Err(Flaw::unsure(Evidence::Unsupported { what: format!("storage {key:?} of unknown type") }));
+            return Err(Flaw::unsure(Evidence::Unsupported {
+                what: format!("storage {key:?} of unknown type"),
+            }));
         };
         let elements = cursor.u64()?;
         let size = elements.checked_mul(*width).ok_or_else(|| Flaw::broken("a storage size overflows"))?;

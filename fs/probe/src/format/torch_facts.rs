@@ -1,12 +1,13 @@
 //! Step, epoch and metrics in the pickle of a torch file.
 
-use super::torch::{storage_reference, element_width};
+use super::torch::{element_width, storage_reference};
 use crate::pickle::{Heap, Id, Node, Walk};
 use crate::report::Findings;
 
 const STEPS: &[&str] = &["global_step", "global_steps", "step", "iteration", "iter", "num_steps"];
 const EPOCHS: &[&str] = &["epoch", "epochs"];
-const METRICS: &[&str] = &["best_fitness", "val_loss", "loss", "best_acc", "best_acc1", "accuracy", "best_loss"];
+const METRICS: &[&str] =
+    &["best_fitness", "val_loss", "loss", "best_acc", "best_acc1", "accuracy", "best_loss"];
 
 /// Reads bytes of a storage by its key, as far as they are needed.
 type Read<'a> = dyn Fn(&str, u64) -> Option<Vec<u8>> + 'a;

@@ -54,7 +54,8 @@ impl<'a> Zip<'a> {
         let mut entries = Vec::new();
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
-            let (entry, next) = central_entry(rest).ok_or_else(|| Flaw::broken("a zip directory entry is cut"))?;
+            let (entry, next) =
+                central_entry(rest).ok_or_else(|| Flaw::broken("a zip directory entry is cut"))?;
             entries.push(entry);
             rest = next;
         }
@@ -100,9 +101,8 @@ impl<'a> Zip<'a> {
             0 => Ok(bytes),
             8 => {
                 let limit = usize::try_from(limit.min(entry.size)).unwrap_or(usize::MAX);
-                crate::inflate::head(&bytes, limit).ok_or_else(|| {
-                    Flaw::broken(format!("zip entry {:?} cannot be inflated", entry.name))
-                })
+                crate::inflate::head(&bytes, limit)
+                    .ok_or_else(|| Flaw::broken(format!("zip entry {:?} cannot be inflated", entry.name)))
             }
             method => Err(Flaw::unsure(Evidence::Unsupported { what: format!("zip method {method}") })),
         }
@@ -116,7 +116,10 @@ impl<'a> Zip<'a> {
             return Err(Flaw::broken("a local zip header is cut"));
         };
         if !head.starts_with(LOCAL) || !same_name {
-            return Err(Flaw::broken(format!("zip entry {:?} has no header at {}", entry.name, entry.header)));
+            return Err(Flaw::broken(format!(
+                "zip entry {:?} has no header at {}",
+                entry.name, entry.header
+            )));
         }
         let start = entry.header.saturating_add(30 + name + extra);
         Ok((start, start.saturating_add(entry.stored)))
@@ -130,7 +133,10 @@ impl<'a> Zip<'a> {
             let end = if is_sampled {
                 Some(self.local_header(entry)?.1)
             } else {
-                entry.header.checked_add(30 + entry.name.len() as u64).and_then(|at| at.checked_add(entry.stored))
+                entry
+                    .header
+                    .checked_add(30 + entry.name.len() as u64)
+                    .and_then(|at| at.checked_add(entry.stored))
             };
             if end.is_none_or(|end| end > limit) {
                 return Err(Flaw::broken(format!("zip entry {:?} reaches beyond {limit}", entry.name)));

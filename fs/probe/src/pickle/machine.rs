@@ -434,7 +434,12 @@ impl Machine {
                 cursor.skip(1 << (opcode - 0x82))?;
                 self.push_new(Node::Opaque)?;
             }
-            _ => return Err(Flaw::broken(format!("unknown pickle opcode {opcode:#04x} at {}", cursor.at() - 1))),
+            _ => {
+                return Err(Flaw::broken(format!(
+                    "unknown pickle opcode {opcode:#04x} at {}",
+                    cursor.at() - 1
+                )));
+            }
         }
         // Only a finished wrapper of joblib is followed by an array.
         self.built_wrapper = opcode == b'b';
@@ -463,7 +468,8 @@ impl Machine {
         let item: u64 = code.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().ok()?;
         let item = if code.starts_with('U') { item.checked_mul(4)? } else { item };
         let shape = self.heap.list(self.heap.lookup(state, "shape")?)?;
-        let bytes = shape.iter().try_fold(item, |product, &length| product.checked_mul(self.heap.count(length)?))?;
+        let bytes =
+            shape.iter().try_fold(item, |product, &length| product.checked_mul(self.heap.count(length)?))?;
         Some(Array::Raw { is_aligned, bytes })
     }
 }

@@ -19,7 +19,12 @@ pub(crate) enum Node {
     /// `module.name`.
     Global(Box<str>),
     /// What a callee made of arguments. `state` was given to it later, `items` were put into it.
-    Call { callee: Id, args: Id, state: Option<Id>, items: Vec<(Id, Id)> },
+    Call {
+        callee: Id,
+        args: Id,
+        state: Option<Id>,
+        items: Vec<(Id, Id)>,
+    },
     /// A reference to something outside the pickle.
     Persistent(Id),
 }
