@@ -52,7 +52,7 @@ pub fn read_name(name: &str) -> NameFacts {
         let last = word.rsplit('_').next().unwrap_or_default();
         match whole {
             Some(value) if EPOCH_WORDS.contains(&word.as_str()) || last == "epoch" => {
-                facts.epoch = Some(value)
+                facts.epoch = Some(value);
             }
             Some(value) if STEP_WORDS.contains(&word.as_str()) || STEP_WORDS.contains(&last) => {
                 facts.step = Some(value);

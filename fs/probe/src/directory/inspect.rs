@@ -184,9 +184,9 @@ impl Unit {
         let Some((place, leaf)) = inspector.find_from(folder, plain) else {
             let is_link = folder.links.contains_key(plain);
             return if is_link {
-                self.fault(State::Unknown, Evidence::NameOutside { name })
+                self.fault(State::Unknown, Evidence::NameOutside { name });
             } else {
-                self.fault(State::Torn, Evidence::FileMissing { name })
+                self.fault(State::Torn, Evidence::FileMissing { name });
             };
         };
         let size = place.files.get(leaf).map_or(0, |entry| entry.size);

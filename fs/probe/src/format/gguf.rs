@@ -115,7 +115,7 @@ fn tensor_end(cursor: &mut Cursor<'_>, name: &str, alignment: u64) -> Check<u64>
     let Some((block, bytes)) = block_of(kind) else {
         return Err(Flaw::unsure(Evidence::Unsupported { what: format!("GGUF tensor type {kind}") }));
     };
-    if elements % block != 0 {
+    if !elements.is_multiple_of(block) {
         return Err(broken());
     }
     let size =

@@ -21,7 +21,7 @@ pub(super) fn probe_xgboost_json(window: Window<'_>, out: &mut Findings) -> Chec
     Ok(())
 }
 
-/// LightGBM writes the parameters and, for some versions, the categories of pandas after them.
+/// LightGBM writes trees, parameters and, last, the categories of pandas.
 pub(super) fn probe_lightgbm(window: Window<'_>, out: &mut Findings) -> Check<()> {
     let start = window.size().saturating_sub(4 << 20);
     let tail = window.read(start, window.size() - start)?;
@@ -31,10 +31,9 @@ pub(super) fn probe_lightgbm(window: Window<'_>, out: &mut Findings) -> Check<()
             return Err(Flaw::torn(Evidence::EntryMissing { name: name.into() }));
         }
     }
-    // Newer versions end with a line on pandas; without it the file is whole only if nothing follows.
+    // Written last, by all versions since 2017.
     let rest = tail.rsplit("end of parameters\n").next().unwrap_or_default().trim_start();
-    let is_cut = !rest.is_empty() && !(rest.starts_with("pandas_categorical:") && rest.ends_with('\n'));
-    if is_cut || rest.is_empty() {
+    if !(rest.starts_with("pandas_categorical:") && rest.ends_with('\n')) {
         return Err(Flaw::torn(Evidence::EntryMissing { name: "pandas_categorical".into() }));
     }
     out.note(Evidence::Marker { name: "end of parameters".into() });

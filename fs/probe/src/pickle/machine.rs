@@ -179,7 +179,7 @@ impl Machine {
 
     fn assign(&mut self, values: &[Id]) -> Check<()> {
         let target = self.top()?;
-        if values.len() % 2 != 0 {
+        if !values.len().is_multiple_of(2) {
             return Err(Flaw::broken("a pickle has a key without a value"));
         }
         let target = self.heap.nodes.get_mut(target.0 as usize);
