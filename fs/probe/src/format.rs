@@ -21,6 +21,8 @@ use crate::report::{FileReport, Findings};
 use crate::source::ReadAt;
 use crate::window::{Budget, Check, Flaw, Limits, Window};
 
+use zip::Zip;
+
 /// What kind of file it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Format {
@@ -156,10 +158,11 @@ pub fn probe_file(name: &str, file: &dyn ReadAt, coverage: Coverage, limits: Lim
     };
     let window = Window::new(file, &budget, size);
     let named = Format::of_name(name);
-    let (format, structure) = match detect(&window, name, named) {
+    let mut archive = None;
+    let (format, structure) = match detect(&window, name, named, &mut archive) {
         Ok(Some(format)) => {
             out.note(Evidence::Signature(format));
-            (format, check(window, name, format, &mut out))
+            (format, check(window, name, format, archive, &mut out))
         }
         Ok(None) => {
             let format = named.unwrap_or(Format::Unrecognised);
@@ -189,11 +192,11 @@ fn unlike_its_name(window: &Window<'_>, name: &str, named: Option<Format>, out: 
     out.note(Evidence::NameOnly(format));
     match format {
         Format::Onnx | Format::Msgpack | Format::ShardIndex | Format::TensorIndex => {
-            check(*window, name, format, out)
+            check(*window, name, format, None, out)
         }
         // Protocols 0 and 1 have no magic number.
         Format::Pickle if matches!(window.read_some(0, 1)?.as_slice(), [b'(' | b'}' | b']' | b'c']) => {
-            check(*window, name, format, out)
+            check(*window, name, format, None, out)
         }
         // Names that other programs use as well: their content may be anything.
         Format::Joblib | Format::Pickle | Format::XgboostBinary | Format::XgboostJson | Format::LightGbm => {
@@ -212,11 +215,19 @@ fn is_all_zero(window: &Window<'_>) -> bool {
 }
 
 /// Tells the format by content, or `None` when content has no magic number.
-fn detect(window: &Window<'_>, name: &str, named: Option<Format>) -> Check<Option<Format>> {
+fn detect<'a>(
+    window: &Window<'a>,
+    name: &str,
+    named: Option<Format>,
+    archive: &mut Option<Zip<'a>>,
+) -> Check<Option<Format>> {
     let head = window.read_some(0, 64)?;
     let starts = |magic: &[u8]| head.starts_with(magic);
     Ok(if starts(b"PK\x03\x04") {
-        Some(zip_kind(window, named)?)
+        if let Ok(zip) = Zip::read(*window) {
+            *archive = Some(zip);
+        }
+        Some(zip_kind(window, archive.as_ref(), named)?)
     } else if starts(b"PK\x05\x06") && named == Some(Format::Npz) {
         Some(Format::Npz)
     } else if starts(TORCH_MAGIC) {
@@ -252,8 +263,8 @@ fn detect(window: &Window<'_>, name: &str, named: Option<Format>) -> Check<Optio
 }
 
 /// What a zip archive is, by the name of its first entry or by its own name.
-fn zip_kind(window: &Window<'_>, named: Option<Format>) -> Check<Format> {
-    if let Ok(archive) = zip::Zip::read(*window) {
+fn zip_kind(window: &Window<'_>, archive: Option<&Zip<'_>>, named: Option<Format>) -> Check<Format> {
+    if let Some(archive) = archive {
         let has = |name: &str| archive.root_of(name).is_some();
         if has("data.pkl") {
             let is_script =
@@ -280,16 +291,26 @@ fn zip_kind(window: &Window<'_>, named: Option<Format>) -> Check<Format> {
     Ok(if has(b"data.pkl") { Format::TorchZip } else { Format::Zip })
 }
 
-fn check(window: Window<'_>, name: &str, format: Format, out: &mut Findings) -> Check<()> {
+fn check<'a>(
+    window: Window<'a>,
+    name: &str,
+    format: Format,
+    archive: Option<Zip<'a>>,
+    out: &mut Findings,
+) -> Check<()> {
+    // An archive that could not be read is read again, for the reason.
+    let zip = || archive.map_or_else(|| Zip::read(window), Ok);
     match format {
-        Format::TorchZip | Format::TorchScript | Format::TorchExport => torch::probe(window, format, out),
+        Format::TorchZip | Format::TorchScript | Format::TorchExport => {
+            torch::probe(window, &zip()?, format, out)
+        }
         Format::TorchLegacy => torch::probe_legacy(window, out),
         Format::Npy => numpy::probe_npy(window, out),
-        Format::Npz => numpy::probe_npz(window, out),
+        Format::Npz => numpy::probe_npz(window, &zip()?, out),
         Format::Safetensors => safetensors::probe(window, out),
         Format::ShardIndex => safetensors::probe_index(window, out),
         Format::Hdf5 => hdf5::probe(window, out),
-        Format::Keras => hdf5::probe_keras(window, out),
+        Format::Keras => hdf5::probe_keras(window, &zip()?, out),
         Format::Msgpack => msgpack::probe(window, out),
         Format::Onnx => onnx::probe(window, out),
         Format::Gguf => gguf::probe(window, out),
@@ -304,7 +325,7 @@ fn check(window: Window<'_>, name: &str, format: Format, out: &mut Findings) -> 
         Format::XgboostBinary => trees::probe_ubjson(window, out),
         Format::LightGbm => trees::probe_lightgbm(window, out),
         Format::TensorIndex => tensor_index::probe(window, name, out),
-        Format::Zip => zip::Zip::read(window).map(|zip| {
+        Format::Zip => zip().map(|zip| {
             out.expected = Some(window.size());
             out.note(Evidence::ZipDirectory { entries: zip.entries.len() as u64 });
         }),

@@ -49,8 +49,7 @@ pub(super) fn probe(window: Window<'_>, out: &mut Findings) -> Check<()> {
 }
 
 /// `.keras`: metadata, configuration and weights in a zip.
-pub(super) fn probe_keras(window: Window<'_>, out: &mut Findings) -> Check<()> {
-    let zip = Zip::read(window)?;
+pub(super) fn probe_keras(window: Window<'_>, zip: &Zip<'_>, out: &mut Findings) -> Check<()> {
     out.expected = Some(window.size());
     out.note(Evidence::ZipDirectory { entries: zip.entries.len() as u64 });
     let missing = |name: &str| Flaw::torn(Evidence::EntryMissing { name: name.to_owned() });

@@ -80,8 +80,7 @@ fn expected_size(window: &Window<'_>, head: &[u8]) -> Check<Option<u64>> {
     bytes.map(Some).ok_or_else(broken)
 }
 
-pub(super) fn probe_npz(window: Window<'_>, out: &mut Findings) -> Check<()> {
-    let zip = Zip::read(window)?;
+pub(super) fn probe_npz(window: Window<'_>, zip: &Zip<'_>, out: &mut Findings) -> Check<()> {
     out.expected = Some(window.size());
     out.note(Evidence::ZipDirectory { entries: zip.entries.len() as u64 });
     for entry in

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::numpy::exact;
 use crate::evidence::Evidence;
@@ -19,11 +20,37 @@ struct Tensor {
     data_offsets: (u64, u64),
 }
 
+/// All but the metadata, whose names may be anything.
+#[derive(Deserialize)]
+struct Maybe {
+    dtype: Option<String>,
+    shape: Option<Vec<u64>>,
+    data_offsets: Option<(u64, u64)>,
+}
+
+/// Reads a header; the quick way fails where metadata has names of tensors' fields.
+fn read_header(header: &[u8]) -> serde_json::Result<BTreeMap<String, Value>> {
+    let Ok(quick) = serde_json::from_slice::<BTreeMap<String, Maybe>>(header) else {
+        return serde_json::from_slice(header);
+    };
+    let values = quick.into_iter().map(|(name, value)| {
+        let value = match value {
+            Maybe { dtype: Some(dtype), shape: Some(shape), data_offsets: Some(data_offsets) } => {
+                Value::Tensor(Tensor { dtype, shape, data_offsets })
+            }
+            Maybe { .. } => Value::Metadata(IgnoredAny),
+        };
+        (name, value)
+    });
+    Ok(values.collect())
+}
+
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Value {
     Tensor(Tensor),
-    Metadata(BTreeMap<String, String>),
+    #[expect(dead_code, reason = "serde needs something to read; that it is no tensor is all")]
+    Metadata(IgnoredAny),
 }
 
 pub(super) fn probe(window: Window<'_>, out: &mut Findings) -> Check<()> {
@@ -34,8 +61,7 @@ pub(super) fn probe(window: Window<'_>, out: &mut Findings) -> Check<()> {
         return Err(Flaw::broken(format!("a header of {length} bytes")));
     }
     let header = window.read(8, length)?;
-    let values: BTreeMap<String, Value> =
-        serde_json::from_slice(&header).map_err(|error| Flaw::broken(format!("header: {error}")))?;
+    let values = read_header(&header).map_err(|error| Flaw::broken(format!("header: {error}")))?;
     let mut ranges = Vec::new();
     for (name, value) in &values {
         match value {
@@ -53,11 +79,6 @@ pub(super) fn probe(window: Window<'_>, out: &mut Findings) -> Check<()> {
         end = *to;
     }
     let expected = end.checked_add(8 + length).ok_or_else(|| Flaw::broken("the data is too long"))?;
-    if let Some(Value::Metadata(metadata)) = values.get("__metadata__")
-        && let Some(format) = metadata.get("format")
-    {
-        out.facts.producer = Some(format!("safetensors for {format}"));
-    }
     exact(size, expected, ranges.len() as u64, out)
 }
 

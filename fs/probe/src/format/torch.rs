@@ -15,8 +15,7 @@ use crate::window::{Check, Flaw, Window};
 /// Storages of one archive by key: bytes that are needed.
 pub(super) type Storages = BTreeMap<String, u64>;
 
-pub(super) fn probe(window: Window<'_>, format: Format, out: &mut Findings) -> Check<()> {
-    let zip = Zip::read(window)?;
+pub(super) fn probe(window: Window<'_>, zip: &Zip<'_>, format: Format, out: &mut Findings) -> Check<()> {
     out.expected = Some(window.size());
     out.note(Evidence::ZipDirectory { entries: zip.entries.len() as u64 });
     if format == Format::TorchExport {
@@ -45,7 +44,7 @@ pub(super) fn probe(window: Window<'_>, format: Format, out: &mut Findings) -> C
         }
         out.note(Evidence::PickleEnds { objects: walk.heap.len() as u64 });
         let needed = storages_of(&walk.heap);
-        check_storages(&zip, &format!("{root}{folder}/"), &needed)?;
+        check_storages(zip, &format!("{root}{folder}/"), &needed)?;
         storages.extend(needed.into_iter().map(|(key, bytes)| (format!("{folder}/{key}"), bytes)));
         if *name == "data.pkl" {
             let read = |key: &str, size| {

@@ -13,7 +13,7 @@ const LOCAL: &[u8] = b"PK\x03\x04";
 const END_SIZE: u64 = 22;
 const MAX_COMMENT: u64 = 0xffff;
 /// So many local headers are read at most; of the others only order and distance are checked.
-const LOCAL_HEADERS: usize = 256;
+const LOCAL_HEADERS: usize = 64;
 
 #[derive(Debug, Clone)]
 pub(crate) struct ZipEntry {

@@ -27,7 +27,9 @@ fn nested(cursor: &mut Cursor<'_>, limits: Limits, depth: u32) -> Check<Walk> {
         heap: Heap::default(),
         stack: Vec::new(),
         marks: Vec::new(),
-        memo: HashMap::new(),
+        memo: Vec::new(),
+        sparse: HashMap::new(),
+        memoized: 0,
         limit: limits.objects,
         built_wrapper: false,
         global_bytes: 0,
@@ -93,7 +95,10 @@ struct Machine {
     heap: Heap,
     stack: Vec<Id>,
     marks: Vec<usize>,
-    memo: HashMap<u64, Id>,
+    /// What was kept, by number. Writers count from 0; numbers beyond the limit are kept apart.
+    memo: Vec<Option<Id>>,
+    sparse: HashMap<u64, Id>,
+    memoized: u64,
     limit: usize,
     built_wrapper: bool,
     /// Length of all global names together.
@@ -143,15 +148,29 @@ impl Machine {
 
     fn memoize(&mut self, key: u64) -> Check<()> {
         let top = self.top()?;
-        if self.memo.len() >= self.limit {
+        if self.sparse.len() >= self.limit {
             return Err(self.too_large());
         }
-        self.memo.insert(key, top);
+        self.memoized += 1;
+        match usize::try_from(key) {
+            Ok(key) if key < self.limit => {
+                if self.memo.len() <= key {
+                    self.memo.resize(key + 1, None);
+                }
+                if let Some(place) = self.memo.get_mut(key) {
+                    *place = Some(top);
+                }
+            }
+            _ => {
+                self.sparse.insert(key, top);
+            }
+        }
         Ok(())
     }
 
     fn recall(&mut self, key: u64) -> Check<()> {
-        let known = self.memo.get(&key).copied();
+        let dense = usize::try_from(key).ok().and_then(|key| self.memo.get(key).copied().flatten());
+        let known = dense.or_else(|| self.sparse.get(&key).copied());
         self.push(known.ok_or_else(|| Flaw::broken(format!("a pickle recalls {key}, which it never kept")))?)
     }
 
@@ -429,7 +448,7 @@ impl Machine {
                 let key = cursor.u32()?;
                 self.memoize(u64::from(key))?;
             }
-            0x94 => self.memoize(self.memo.len() as u64)?,
+            0x94 => self.memoize(self.memoized)?,
             0x82..=0x84 => {
                 cursor.skip(1 << (opcode - 0x82))?;
                 self.push_new(Node::Opaque)?;
