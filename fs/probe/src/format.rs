@@ -159,7 +159,7 @@ pub fn probe_file(name: &str, file: &dyn ReadAt, coverage: Coverage, limits: Lim
     let window = Window::new(file, &budget, size);
     let named = Format::of_name(name);
     let mut archive = None;
-    let (format, structure) = match detect(&window, name, named, &mut archive) {
+    let (format, mut structure) = match detect(&window, name, named, &mut archive) {
         Ok(Some(format)) => {
             out.note(Evidence::Signature(format));
             (format, check(window, name, format, archive, &mut out))
@@ -170,6 +170,11 @@ pub fn probe_file(name: &str, file: &dyn ReadAt, coverage: Coverage, limits: Lim
         }
         Err(flaw) => (named.unwrap_or(Format::Unrecognised), Err(flaw)),
     };
+    // safetensors gives its temporary file the full length before it writes: a killed writer leaves a whole header in
+    // front of nothing. Only the name tells, where nobody watched.
+    if format == Format::Safetensors && name.starts_with(".tmp") && structure.is_ok() {
+        structure = Err(Flaw::torn(Evidence::UnfinishedMarker { name: name.to_owned() }));
+    }
     if out.expected.is_none()
         && let Err(Flaw { evidence: Evidence::EndsEarly { expected, .. }, .. }) = &structure
     {

@@ -296,3 +296,29 @@ fn a_deep_look_finds_what_headers_cannot_show() {
     );
     assert_eq!(stopped.state, State::Unknown);
 }
+
+/// What writers left that were killed in the middle of a save (`fixtures/kill.py`).
+#[test]
+fn what_a_killed_writer_leaves_is_never_complete() {
+    let packed: &[u8] = include_bytes!("fixtures/torn.tar.gz");
+    let sum: String = Sha256::digest(packed).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(include_str!("fixtures/torn.tar.gz.sha256").starts_with(&sum));
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(packed));
+    let mut writers = std::collections::BTreeSet::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().strip_prefix(".").unwrap().to_owned();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        // Files are kept as `<writer>/<number>-<name>`.
+        let name = path.file_name().unwrap().to_str().unwrap().split_once('-').unwrap().1.to_owned();
+        writers.insert(path.parent().unwrap().to_owned());
+        let file = MemoryFile::new(bytes);
+        let judged = probe_file(&name, &file, Coverage::default(), Limits::default());
+        assert_ne!(judged.state, State::Complete, "{}: {:?}", path.display(), judged.evidence);
+    }
+    assert!(writers.len() >= 6, "{writers:?}");
+}

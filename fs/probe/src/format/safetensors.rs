@@ -49,7 +49,6 @@ fn read_header(header: &[u8]) -> serde_json::Result<BTreeMap<String, Value>> {
 #[serde(untagged)]
 enum Value {
     Tensor(Tensor),
-    #[expect(dead_code, reason = "serde needs something to read; that it is no tensor is all")]
     Metadata(IgnoredAny),
 }
 
