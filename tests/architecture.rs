@@ -89,7 +89,8 @@ fn root() -> &'static Path {
 /// Every Rust source of the product with its path relative to the repository, tests of the parts excluded.
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let mut pending: Vec<PathBuf> = ["fs/src", "fs/api/src", "fs/probe/src", "cli/src"].map(|dir| root().join(dir)).into();
+    let mut pending: Vec<PathBuf> =
+        ["fs/src", "fs/api/src", "fs/probe/src", "cli/src"].map(|dir| root().join(dir)).into();
     while let Some(dir) = pending.pop() {
         for entry in std::fs::read_dir(&dir).expect("source directory exists") {
             let path = entry.expect("directory can be read").path();
