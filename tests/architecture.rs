@@ -31,6 +31,7 @@ const IMPORTERS: &[(&str, &[&str])] = &[
     ("range_set_blaze", &["fs/src/snapshot/"]),
     ("axum", &["fs/src/control.rs", "fs/src/control/"]),
     ("tar", &["fs/src/restore/stream.rs"]),
+    ("flate2", &["fs/probe/src/inflate.rs"]),
     ("indicatif", &["cli/src/commands/restore/"]),
     ("ratatui", &["cli/src/browse/"]),
     ("similar", &["cli/src/browse/content.rs"]),
@@ -90,7 +91,8 @@ fn root() -> &'static Path {
 /// Every Rust source of the product with its path relative to the repository, tests of the parts excluded.
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let mut pending: Vec<PathBuf> = ["fs/src", "fs/api/src", "cli/src"].map(|dir| root().join(dir)).into();
+    let mut pending: Vec<PathBuf> =
+        ["fs/src", "fs/api/src", "fs/probe/src", "cli/src"].map(|dir| root().join(dir)).into();
     while let Some(dir) = pending.pop() {
         for entry in std::fs::read_dir(&dir).expect("source directory exists") {
             let path = entry.expect("directory can be read").path();
