@@ -463,11 +463,21 @@ impl GuardFs {
         name: &OsStr,
         change: impl FnOnce() -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        let key = self.directory_key(parent);
-        self.own_mutations.expect(key, name);
-        change().inspect_err(|_| self.own_mutations.retract(key, name))?;
+        self.mutate_name_untold(parent, name, change)?;
         self.changed(parent);
         fail_point::reach(Stage::Effect);
         Ok(())
+    }
+
+    /// As [`Self::mutate_name`], but the kernel is told of the directory later.
+    pub(super) fn mutate_name_untold(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        change: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let key = self.directory_key(parent);
+        self.own_mutations.expect(key, name);
+        change().inspect_err(|_| self.own_mutations.retract(key, name))
     }
 }

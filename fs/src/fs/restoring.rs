@@ -151,7 +151,11 @@ impl GuardFs {
             Some(names) if !is_charged => Some(names.admit_return(bytes, child.stat.stx_size)?),
             _ => None,
         };
-        self.mutate_name(parent, name, || history.store().put_back(object, borrow(&dir), name))?;
+        let change = || history.store().put_back(object, borrow(&dir), name);
+        match telling {
+            Telling::AtOnce => self.mutate_name(parent, name, change),
+            Telling::AtTheEnd => self.mutate_name_untold(parent, name, change),
+        }?;
         if let (Some(names), Some(reservation)) = (&names, reservation) {
             names.returned(node, reservation, bytes);
         }

@@ -19,6 +19,10 @@ use crate::sys::handle::FileHandle;
 
 /// Failures and notes that are told.
 const MOST_TOLD: usize = 100;
+/// So many inodes of one directory are put back by two threads.
+const LEAST_TOGETHER: usize = 32;
+/// Between two looks at whether the restore was broken off.
+const MOST_TOGETHER: usize = 512;
 /// Names that are tried beside one that is taken.
 const MOST_BESIDE: u32 = 100;
 
@@ -172,6 +176,8 @@ pub(super) struct Executor<'a> {
     /// Directories that got another name than was planned.
     renamed: Vec<(PathBuf, PathBuf)>,
     touched: FxHashSet<u64>,
+    /// Extended attributes that directories get at the end.
+    pub(super) known_xattrs: FxHashMap<FileHandle, Vec<(Vec<u8>, Vec<u8>)>>,
 }
 
 impl<'a> Executor<'a> {
@@ -198,6 +204,7 @@ impl<'a> Executor<'a> {
             copies: FxHashMap::default(),
             renamed: Vec::new(),
             touched: FxHashSet::default(),
+            known_xattrs: FxHashMap::default(),
         }
     }
 
@@ -210,21 +217,90 @@ impl<'a> Executor<'a> {
         for (path, reason) in &plan.failed {
             self.progress.tell(Deed::Failed, path, Some(reason));
         }
-        for item in &plan.items {
-            if self.progress.is_cancelled() {
-                break;
+        self.note_xattrs(plan)?;
+        let mut items = plan.items.as_slice();
+        'all: while !items.is_empty() {
+            let together = self.put_back_together(items);
+            // Otherwise one by one.
+            let together = if together.is_empty() { vec![false] } else { together };
+            for (item, is_back) in items.iter().zip(together) {
+                if self.progress.is_cancelled() && !is_back {
+                    break 'all;
+                }
+                let done = if is_back {
+                    Done { deed: Deed::PutBack, path: item.to.clone(), reason: None }
+                } else {
+                    self.restore(item)
+                };
+                self.progress.count(item, &done);
+                let line = Line { path: StoredPath::new(&done.path), deed: done.deed, reason: done.reason };
+                result = ledger.add(&line);
+                if result.is_err() {
+                    break 'all;
+                }
+                self.progress.done.fetch_add(1, Ordering::Relaxed);
+                items = items.get(1..).unwrap_or_default();
             }
-            let done = self.restore(item);
-            self.progress.count(item, &done);
-            let line = Line { path: StoredPath::new(&done.path), deed: done.deed, reason: done.reason };
-            result = ledger.add(&line);
-            if result.is_err() {
-                break;
-            }
-            self.progress.done.fetch_add(1, Ordering::Relaxed);
         }
         self.finish();
         result.and_then(|()| ledger.sync())
+    }
+
+    /// Notes the extended attributes that directories get at the end. Asked for then, each question would first have to
+    /// wait until the catalog has what the restore itself did.
+    fn note_xattrs(&mut self, plan: &Plan) -> Result<(), RestoreError> {
+        let is_made = |item: &&Item| {
+            item.source == Source::Directory
+                && matches!(item.decision, Decision::Place | Decision::Merge { sets_attributes: true })
+        };
+        for item in plan.items.iter().filter(is_made) {
+            // What cannot be found is asked for again when it is due, and told then.
+            if let Ok(known) = self.view(item.moment)?.extended_attributes(&item.named.inode) {
+                self.known_xattrs.insert(item.named.inode, known);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts back what heads a list, as long as it is nothing but deleted inodes of one directory, by two threads: most of
+    /// the time goes by in the kernel. Returns of each whether it is back; of none if they are few. What is not back has
+    /// not been tried to its end.
+    fn put_back_together(&mut self, items: &[Item]) -> Vec<bool> {
+        let is_simple = |item: &Item| {
+            item.decision == Decision::Place
+                && matches!(item.source, Source::Object { is_as_it_was: true, .. })
+        };
+        let parent_of = |item: &Item| item.to.parent().map(Path::to_path_buf);
+        let Some(first) = items.first().filter(|first| is_simple(first)) else { return Vec::new() };
+        let Some(parent_path) = parent_of(first).filter(|_| self.renamed.is_empty()) else {
+            return Vec::new();
+        };
+        let is_like = |item: &&Item| is_simple(item) && item.to.parent() == Some(&parent_path);
+        let count = items.iter().take(MOST_TOGETHER).take_while(is_like).count();
+        if count < LEAST_TOGETHER {
+            return Vec::new();
+        }
+        let Ok(parent) = self.walk.enter(&parent_path) else { return Vec::new() };
+        self.touched.insert(parent);
+        let (ground, caller, telling) = (self.ground, self.caller, self.telling);
+        let put_back = |items: &[Item]| -> Vec<bool> {
+            items.iter().map(|item| put_back_untouched(ground, caller, telling, parent, item)).collect()
+        };
+        let run = items.get(..count).unwrap_or_default();
+        let (here, there) = run.split_at(count / 2);
+        std::thread::scope(|scope| {
+            let other = std::thread::Builder::new().name("restore-2".to_owned());
+            let other = other.spawn_scoped(scope, || put_back(there));
+            let mut all = put_back(here);
+            match other {
+                // A panic there is one here.
+                Ok(other) => {
+                    all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                }
+                Err(_) => all.extend(put_back(there)),
+            }
+            all
+        })
     }
 
     /// Returns the view at a moment.
@@ -385,6 +461,17 @@ impl<'a> Executor<'a> {
             self.ground.fs.tell_of_all(std::mem::take(&mut self.touched));
         }
     }
+}
+
+/// Puts one inode back that is as it was; `false` if that takes more than a rename.
+fn put_back_untouched(ground: &Ground, caller: Caller, telling: Telling, parent: u64, item: &Item) -> bool {
+    let (Source::Object { object, hash, .. }, Some(name)) = (item.source, item.to.file_name()) else {
+        return false;
+    };
+    if hash.is_some() && !super::place::is_untouched(ground, item).unwrap_or(false) {
+        return false;
+    }
+    ground.fs.put_back(caller, object, item.named.inode, (parent, name), telling).is_ok()
 }
 
 /// Returns the bytes that an item counts for.

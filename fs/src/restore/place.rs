@@ -73,7 +73,8 @@ impl Executor<'_> {
         replaces: bool,
         (object, hash, is_as_it_was): (ObjectId, Option<[u8; 32]>, bool),
     ) -> Outcome {
-        if let Some(hash) = hash.filter(|_| item.named.file_type == libc::S_IFREG) {
+        let must_be_read = item.named.file_type == libc::S_IFREG && !is_untouched(self.ground, item)?;
+        if let Some(hash) = hash.filter(|_| must_be_read) {
             verify(self.ground, object, Span::Whole, Some(item.attributes.size), &hash)?;
         }
         let temporary = self.temporary(name);
@@ -285,7 +286,10 @@ impl Executor<'_> {
         let ground = self.ground;
         let owner = SettableAttributes { uid: Some(attributes.uid), gid: Some(attributes.gid), ..NOTHING };
         ground.fs.set_as_it_was(self.caller, node, owner)?;
-        let then = self.view(moment)?.extended_attributes(inode)?;
+        let then = match self.known_xattrs.remove(inode) {
+            Some(known) => known,
+            None => self.view(moment)?.extended_attributes(inode)?,
+        };
         let refused = self.set_xattrs(node, &then)?;
         let time = |ns: i64| {
             SetTime::To(Timespec {
@@ -416,6 +420,15 @@ impl Executor<'_> {
         let hash = hash.get(..16).unwrap_or_default();
         OsString::from_vec(format!(".wsguard-restore-{}-{hash}", self.job).into_bytes())
     }
+}
+
+/// Whether nobody has touched an inode of the store since it was taken away. It comes back without being read.
+pub(super) fn is_untouched(ground: &Ground, item: &Item) -> Result<bool, Errno> {
+    if !matches!(item.source, Source::Object { is_as_it_was: true, .. }) {
+        return Ok(false);
+    }
+    let of = |attributes: &Attributes| (attributes.modified_ns, attributes.size);
+    Ok(ground.live_inode(&item.named.inode)?.is_some_and(|kept| of(&kept.attributes) == of(&item.attributes)))
 }
 
 /// Reads everything of the store that a file is made of and of which a hash is known.

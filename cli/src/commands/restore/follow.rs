@@ -16,7 +16,7 @@ use crate::output::{Format, Printer, Verbosity, bytes};
 pub(crate) const LIMIT: Duration = Duration::from_secs(3600);
 /// The first pause between two looks; it grows to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LAST_PAUSE: Duration = Duration::from_millis(200);
+const LAST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Waits until a restore has ended and says what was done.
 pub(crate) fn follow(
