@@ -159,6 +159,9 @@ impl Obstacle {
     }
 }
 
+/// Names with their values.
+type ExtendedAttributes = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// See the module.
 pub(super) struct Executor<'a> {
     pub(super) ground: &'a Ground,
@@ -177,7 +180,7 @@ pub(super) struct Executor<'a> {
     renamed: Vec<(PathBuf, PathBuf)>,
     touched: FxHashSet<u64>,
     /// Extended attributes that directories get at the end.
-    pub(super) known_xattrs: FxHashMap<FileHandle, Vec<(Vec<u8>, Vec<u8>)>>,
+    pub(super) known_xattrs: FxHashMap<FileHandle, ExtendedAttributes>,
 }
 
 impl<'a> Executor<'a> {
@@ -295,7 +298,7 @@ impl<'a> Executor<'a> {
             match other {
                 // A panic there is one here.
                 Ok(other) => {
-                    all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                    all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
                 }
                 Err(_) => all.extend(put_back(there)),
             }
