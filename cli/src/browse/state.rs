@@ -43,7 +43,7 @@ pub(crate) enum Dialog {
     /// A restore that is being planned.
     Planning(RestoreRequest),
     /// A restore that can be begun.
-    Confirm(RestoreRequest, RestorePlan),
+    Confirm(RestoreRequest, Box<RestorePlan>),
     /// A restore that runs.
     Running,
     /// A restore that has ended.
@@ -203,7 +203,7 @@ impl State {
             Answer::Plan(ticket, result) if ticket == self.ticket => {
                 let Some(Dialog::Planning(request)) = self.dialog.take() else { return };
                 self.dialog = Some(match result {
-                    Ok(plan) => Dialog::Confirm(request, *plan),
+                    Ok(plan) => Dialog::Confirm(request, plan),
                     Err(reason) => Dialog::Failure(reason),
                 });
             }
