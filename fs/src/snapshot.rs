@@ -34,7 +34,8 @@ mod view;
 pub(crate) use archive::{Archive, ArchiveError, Pin};
 pub(crate) use budget::Fullness;
 pub(crate) use catalog::{
-    Burst, ContentRow, Event, Lost, Past, SnapshotRecord, SnapshotState, Then, Version, XattrList,
+    Below, Burst, ContentRow, Deletion, Event, Lost, Past, SnapshotRecord, SnapshotState, Then, Version,
+    XattrList,
 };
 pub(crate) use comparison::{DifferenceOf, compare};
 pub(crate) use history::{EpochEnded, History, Permit, Shortage, Step, attributes_of, now_ns};

@@ -5,6 +5,8 @@ mod accidents;
 #[cfg(test)]
 mod clone;
 #[cfg(test)]
+mod deleted;
+#[cfg(test)]
 mod ground;
 #[cfg(test)]
 mod modes;

@@ -44,7 +44,7 @@ pub(crate) use apply::Applied;
 pub(crate) use as_of::{Content, ContentRow, Source, Then, XattrList};
 pub(crate) use children::Asked;
 pub(crate) use columns::Event;
-pub(crate) use deletions::{Below, Burst};
+pub(crate) use deletions::{Below, Burst, Deletion};
 pub(crate) use error::CatalogError;
 pub(crate) use garbage::{Condemned, Disposal, Sweep};
 pub(crate) use kept::Kept;
