@@ -54,7 +54,8 @@ pub(super) fn add(
     };
     let found = deleted(ground, &place.relative, since_ns, limit, may_be_wanted, is_wanted)
         .map_err(|error| error.to_api())?;
-    // What is older than the oldest of as many as were asked for is not asked for.
+    // What is older than the oldest of as many as were asked for is not asked for; what is hardly later may be the record
+    // of an older one.
     let oldest_us =
         (found.len() == limit).then(|| found.last().map(|last| last.event.time_ns / 1_000)).flatten();
     let mut is_known = vec![false; records.entries.len()];
@@ -68,10 +69,10 @@ pub(super) fn add(
     }
     // Of the same tick of the clock the later one stays the later one.
     deletions.reverse();
-    let unknown =
-        records.entries.iter().zip(is_known).filter(|(entry, is_known)| {
-            !is_known && oldest_us.is_none_or(|oldest_us| entry.at_us > oldest_us)
-        });
+    let unknown = records.entries.iter().zip(is_known).filter(|(entry, is_known)| {
+        !is_known
+            && oldest_us.is_none_or(|oldest_us| entry.at_us > oldest_us.saturating_add(NEAR_US.cast_signed()))
+    });
     deletions.extend(unknown.map(|(entry, _)| of_records(place, entry)));
     deletions.sort_by(|a, b| a.at.cmp(&b.at));
     let surplus = deletions.len().saturating_sub(question.limit);

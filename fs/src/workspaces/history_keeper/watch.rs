@@ -14,6 +14,8 @@ use crate::snapshot::{Archive, Epoch, History, Shortage, SnapshotReason};
 
 /// How often every workspace is looked at.
 const STEP: Duration = Duration::from_millis(250);
+/// Between two looks at which of the files that were open for reading and writing are still mapped.
+const SETTLE_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the log is folded.
 const FOLD_INTERVAL: Duration = Duration::from_secs(1);
 /// Files that are deleted or replaced within this time are a burst …
@@ -43,6 +45,7 @@ struct Care {
     epoch_since: Instant,
     dirty_since: Option<Instant>,
     folded_at: Instant,
+    settled_at: Instant,
     bursts: Bursts,
     lost: u64,
     lost_told_at: Option<Instant>,
@@ -138,6 +141,7 @@ impl Care {
             epoch_since: now,
             dirty_since: None,
             folded_at: now,
+            settled_at: now,
             bursts: Bursts::default(),
             lost: 0,
             lost_told_at: None,
@@ -205,6 +209,10 @@ impl Looking<'_> {
         let files = subject.fs.account().filter(|account| !account.is_estimated());
         let files = files.map(|account| account.used_inodes().saturating_add(taken));
         let has_burst_begun = care.bursts.has_begun(now, taken, files);
+        if care.settled_at.elapsed() >= SETTLE_INTERVAL {
+            care.settled_at = now;
+            subject.fs.settle_mapped();
+        }
         let Some(archive) = archive else { return };
         if care.folded_at.elapsed() >= FOLD_INTERVAL {
             care.folded_at = now;
