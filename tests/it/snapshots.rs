@@ -420,6 +420,36 @@ fn a_damaged_catalog_is_set_aside_and_made_again_from_the_log() {
 }
 
 #[test]
+fn what_was_decided_about_snapshots_outlives_the_catalog() {
+    require!(fuse);
+    let mut mount = quiet();
+    wait_for_history(&mount);
+    let mut ids = Vec::new();
+    for name in ["held", "removed", "plain"] {
+        fs::write(mount.path().join("a"), name).unwrap();
+        ids.push(create(&mount, &["--name", name]));
+    }
+    let cli = |mount: &GuardMount, arguments: &[&str]| {
+        mount.daemon().command().current_dir(mount.path()).args(arguments).ok()
+    };
+    cli(&mount, &["snapshot", "hold", "held"]);
+    cli(&mount, &["snapshot", "rm", "removed", "--yes"]);
+    mount.daemon_mut().kill_all();
+    for suffix in ["", "-wal", "-shm"] {
+        drop(fs::remove_file(store(&mount).join(format!("catalog.sqlite{suffix}"))));
+    }
+    mount.daemon_mut().start_again();
+    wait_for_history(&mount);
+    let found = snapshots(&mount);
+    let known = |id| found.iter().find(|snapshot| snapshot.id == id);
+    assert!(known(ids[0]).is_some_and(|snapshot| snapshot.held), "{found:?}");
+    assert!(known(ids[1]).is_none(), "{found:?}");
+    assert!(known(ids[2]).is_some_and(|snapshot| !snapshot.held), "{found:?}");
+    let read = |name: &str| fs::read_to_string(mount.path().join(".snapshots").join(name).join("a")).unwrap();
+    assert_eq!((read("held"), read("plain")), ("held".to_owned(), "plain".to_owned()));
+}
+
+#[test]
 fn without_a_store_a_workspace_works_and_says_why_it_has_no_history() {
     require!(fuse, ext4);
     let file: fn(&Path) = |store| fs::write(store, "in its place").unwrap();

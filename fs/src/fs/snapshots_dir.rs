@@ -228,7 +228,7 @@ fn errno_of(error: &ArchiveError) -> Errno {
         ArchiveError::Log(errno) => *errno,
         // It was deleted while somebody was in it.
         ArchiveError::NotKept => Errno::NOENT,
-        ArchiveError::Catalog(_) | ArchiveError::End(_) => {
+        ArchiveError::Catalog(_) | ArchiveError::Roster(_) | ArchiveError::End(_) => {
             tracing::error!(error = one_line(error), "a snapshot cannot be asked about");
             Errno::IO
         }

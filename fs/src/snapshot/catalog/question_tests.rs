@@ -307,8 +307,9 @@ fn snapshots_are_held_noted_and_removed() {
         Entry::epoch_end(Epoch(1), 5, actor, None),
         Entry::epoch_end(Epoch(2), 6, actor, Some(note)),
     ]);
-    catalog.set_held(Epoch(2), true).unwrap();
-    catalog.set_note(Epoch(2), Some("keep")).unwrap();
+    let taken = catalog.past().snapshots().unwrap().remove(0);
+    let decided = SnapshotRecord { is_held: true, note: Some("keep".into()), ..taken };
+    catalog.set_decided(&decided).unwrap();
     catalog.set_state(Epoch(2), SnapshotState::Durable).unwrap();
     let expected = SnapshotRecord {
         epoch: Epoch(2),
@@ -323,7 +324,8 @@ fn snapshots_are_held_noted_and_removed() {
     assert_eq!(expected.moment(), Epoch(2).end());
     assert_eq!(catalog.past().snapshots().unwrap(), [expected]);
     assert_eq!(catalog.past().last_ended_epoch().unwrap(), Some(Epoch(2)));
-    assert!(matches!(catalog.set_held(Epoch(1), true), Err(CatalogError::NoSnapshot { epoch: 1 })));
+    let unknown = SnapshotRecord { epoch: Epoch(1), ..decided };
+    assert!(matches!(catalog.set_decided(&unknown), Err(CatalogError::NoSnapshot { epoch: 1 })));
     catalog.remove_snapshot(Epoch(2)).unwrap();
     assert_eq!(catalog.past().snapshots().unwrap(), []);
     assert!(catalog.remove_snapshot(Epoch(2)).is_err());

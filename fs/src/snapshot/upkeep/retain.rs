@@ -49,8 +49,8 @@ pub(crate) fn retain(archive: &Archive, bounds: &Bounds, now: Timestamp) -> Resu
     if is_trash_shorter {
         archive.shorten_trash(due)?;
     }
-    for epoch in &removed {
-        archive.with_catalog(|catalog| catalog.remove_snapshot(*epoch))?;
+    if !removed.is_empty() {
+        archive.remove_snapshots(&removed)?;
     }
     Ok(Retained { removed, is_trash_shorter, paused: None })
 }
