@@ -35,8 +35,8 @@ mod view;
 pub(crate) use archive::{Archive, ArchiveError, Pin};
 pub(crate) use budget::Fullness;
 pub(crate) use catalog::{
-    Below, Burst, ContentRow, Deletion, Event, Lost, Past, SnapshotRecord, SnapshotState, Then, Version,
-    XattrList,
+    Below, Burst, CatalogError, ContentRow, Deletion, Event, Lost, Past, SnapshotRecord, SnapshotState, Then,
+    Version, XattrList,
 };
 pub(crate) use comparison::{DifferenceOf, compare};
 pub(crate) use history::{EpochEnded, History, Permit, Shortage, Step, attributes_of, now_ns};
