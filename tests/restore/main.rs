@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod accidents;
 #[cfg(test)]
+mod attributes;
+#[cfg(test)]
 mod clone;
 #[cfg(test)]
 mod deleted;
