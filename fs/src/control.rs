@@ -5,6 +5,7 @@
 //! asks is known from the socket (SO_PEERCRED): everybody may look, at their own workspaces only; only root may
 //! change anything.
 
+mod deletions;
 mod export;
 mod history;
 mod metrics;

@@ -17,6 +17,7 @@ mod directory;
 mod extended_attributes;
 mod kept_fd;
 mod kernel_tier;
+mod mapped;
 mod namespace;
 mod once;
 mod open_files;

@@ -14,6 +14,7 @@
 
 mod clone;
 mod decide;
+mod deleted;
 mod execute;
 mod ground;
 mod jobs;
@@ -34,6 +35,7 @@ use rustix::io::Errno;
 use wsguard_api::{ApiError, ErrorCode};
 
 pub(crate) use clone::{CloneWanted, Credentials};
+pub(crate) use deleted::{Deleted, deleted};
 pub(crate) use ground::Ground;
 pub(crate) use jobs::{Jobs, Wanted};
 pub(crate) use stream::{Export, Form};

@@ -161,6 +161,7 @@ impl Session {
                     .map_err(table_error)?;
                 let fs = Arc::new(fs);
                 fs.set_archive_source(past.source());
+                fs.settle_before_epochs();
                 (fs.clone(), connection::connect(fs, device, options.threads), StartedBy::Mount)
             }
             Found::Tables { capabilities } => {
@@ -169,6 +170,7 @@ impl Session {
                 let fs = GuardFs::attach(backing, memory, device, ownership, seat, tracker, pages, history);
                 let fs = Arc::new(fs);
                 fs.set_archive_source(past.source());
+                fs.settle_before_epochs();
                 let session = connection::reconnect(fs.clone(), &own_device, capabilities, options.threads);
                 (fs, session, StartedBy::Takeover)
             }

@@ -23,6 +23,7 @@ mod label;
 mod places;
 mod record;
 mod retention;
+mod roster;
 mod sequence;
 mod store;
 mod temporary;
@@ -34,7 +35,8 @@ mod view;
 pub(crate) use archive::{Archive, ArchiveError, Pin};
 pub(crate) use budget::Fullness;
 pub(crate) use catalog::{
-    Burst, ContentRow, Event, Lost, Past, SnapshotRecord, SnapshotState, Then, Version, XattrList,
+    Below, Burst, CatalogError, ContentRow, Deletion, Event, Lost, Past, SnapshotRecord, SnapshotState, Then,
+    Version, XattrList,
 };
 pub(crate) use comparison::{DifferenceOf, compare};
 pub(crate) use history::{EpochEnded, History, Permit, Shortage, Step, attributes_of, now_ns};
@@ -48,6 +50,7 @@ pub(crate) use sequence::{Epoch, Sequence};
 pub(crate) use temporary::is_temporary;
 pub(crate) use touched::{Affected, Touched};
 pub(crate) use upkeep::{
-    Bounds, DamageKind, Evicted, Pace, collect, evict, hash_some, plan_now, retain, scan, trash_due, verify,
+    Bounds, DamageKind, Evicted, Pace, collect, evict, hash_some, mark_lost, plan_now, retain, scan,
+    trash_due, verify,
 };
 pub(crate) use view::{Certainty, PastChild, PastEntry, PastFile, Presence, Sought, View, list_attributes};

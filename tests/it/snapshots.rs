@@ -420,6 +420,36 @@ fn a_damaged_catalog_is_set_aside_and_made_again_from_the_log() {
 }
 
 #[test]
+fn what_was_decided_about_snapshots_outlives_the_catalog() {
+    require!(fuse);
+    let mut mount = quiet();
+    wait_for_history(&mount);
+    let mut ids = Vec::new();
+    for name in ["held", "removed", "plain"] {
+        fs::write(mount.path().join("a"), name).unwrap();
+        ids.push(create(&mount, &["--name", name]));
+    }
+    let cli = |mount: &GuardMount, arguments: &[&str]| {
+        mount.daemon().command().current_dir(mount.path()).args(arguments).ok()
+    };
+    cli(&mount, &["snapshot", "hold", "held"]);
+    cli(&mount, &["snapshot", "rm", "removed", "--yes"]);
+    mount.daemon_mut().kill_all();
+    for suffix in ["", "-wal", "-shm"] {
+        drop(fs::remove_file(store(&mount).join(format!("catalog.sqlite{suffix}"))));
+    }
+    mount.daemon_mut().start_again();
+    wait_for_history(&mount);
+    let found = snapshots(&mount);
+    let known = |id| found.iter().find(|snapshot| snapshot.id == id);
+    assert!(known(ids[0]).is_some_and(|snapshot| snapshot.held), "{found:?}");
+    assert!(known(ids[1]).is_none(), "{found:?}");
+    assert!(known(ids[2]).is_some_and(|snapshot| !snapshot.held), "{found:?}");
+    let read = |name: &str| fs::read_to_string(mount.path().join(".snapshots").join(name).join("a")).unwrap();
+    assert_eq!((read("held"), read("plain")), ("held".to_owned(), "plain".to_owned()));
+}
+
+#[test]
 fn without_a_store_a_workspace_works_and_says_why_it_has_no_history() {
     require!(fuse, ext4);
     let file: fn(&Path) = |store| fs::write(store, "in its place").unwrap();
@@ -476,6 +506,50 @@ fn a_full_disk_evicts_trash_and_lets_users_go_on() {
     let newest: VersionReport = json(&mount, &["versions", "f8"]);
     assert_eq!(newest.items[0].size, Some(size as u64));
     run(&mount, &["versions", "f0"]).output().expect_code(3);
+}
+
+#[test]
+fn a_worker_that_dies_while_it_collects_garbage_leaves_nothing_wrong() {
+    require!(fuse, ext4);
+    if !cfg!(debug_assertions) {
+        println!("SKIPPED: needs fail points, see tests/README.md");
+        return;
+    }
+    let scratch = harness::Scratch::new();
+    let list = scratch.path().join("deaths");
+    let config = "[snapshots]\nauto-seconds = 3600\n[snapshots.retention]\ntrash-days = 0\n";
+    let daemon = Daemon::builder().config(config).env("WSGUARD_FAIL_POINTS", list.to_str().unwrap());
+    let mount = GuardMount::builder().backing(Backing::on(FsKind::Ext4)).daemon(daemon).mount();
+    wait_for_history(&mount);
+    // Rows are condemned and objects there; objects gone and rows there; both gone.
+    for stage in ["prepared", "effect", "noted"] {
+        let at = |name: &str| mount.path().join(format!("{stage}-{name}"));
+        fs::write(at("kept"), "kept").unwrap();
+        create(&mount, &["--hold"]);
+        for n in 0..8 {
+            fs::write(at(&format!("f{n}")), format!("{stage} {n}")).unwrap();
+        }
+        let id = create(&mount, &[]).to_string();
+        for n in 0..8 {
+            fs::remove_file(at(&format!("f{n}"))).unwrap();
+        }
+        fs::write(at("kept"), "new").unwrap();
+        let held = create(&mount, &["--hold"]);
+        let before = objects(&mount).len();
+        let worker = mount.daemon().worker_pid();
+        // One that has just begun is not started again at once.
+        std::thread::sleep(Duration::from_millis(600));
+        fs::write(&list, format!("collect {stage}\n")).unwrap();
+        run(&mount, &["snapshot", "rm", &id, "--yes"]).output().ok();
+        wait_until("the worker to die", PATIENCE, || mount.daemon().worker_pid() != worker);
+        wait_for_history(&mount);
+        wait_until("the garbage to go", PATIENCE, || objects(&mount).len() + 8 == before);
+        let report: VerifyReport = json(&mount, &["verify"]);
+        assert!(report.damaged.is_empty(), "{stage}: {report:?}");
+        assert!(snapshots(&mount).iter().any(|snapshot| snapshot.id == held));
+        let shown = mount.path().join(".snapshots").join((id.parse::<u32>().unwrap() - 1).to_string());
+        assert_eq!(fs::read(shown.join(format!("{stage}-kept"))).unwrap(), b"kept", "{stage}");
+    }
 }
 
 #[test]

@@ -65,11 +65,19 @@ impl Story<'_> {
         let Ok(picture) = Picture::of(self.top) else { return };
         let name = format!("s{}", self.taken.len());
         let is_synced = self.actor.random.below(3) == 0;
+        let command = |options: &[&str]| {
+            let command = self.machine.daemon().command().args(["snapshot", "create", "--name", &name]);
+            command.args(options).arg(self.machine.path()).output().code == 0
+        };
         let is_taken = if is_synced {
-            let create = ["snapshot", "create", "--sync", "--name", &name];
-            self.machine.daemon().command().args(create).arg(self.machine.path()).output().code == 0
+            command(&["--sync"])
         } else {
-            fs::create_dir(self.machine.path().join(".snapshots").join(&name)).is_ok()
+            match fs::create_dir(self.machine.path().join(".snapshots").join(&name)) {
+                Ok(()) => true,
+                // There were too many in a short time.
+                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => command(&[]),
+                Err(_) => false,
+            }
         };
         if !is_taken {
             return;

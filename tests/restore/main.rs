@@ -3,7 +3,11 @@
 #[cfg(test)]
 mod accidents;
 #[cfg(test)]
+mod attributes;
+#[cfg(test)]
 mod clone;
+#[cfg(test)]
+mod deleted;
 #[cfg(test)]
 mod ground;
 #[cfg(test)]

@@ -7,11 +7,12 @@ use std::{
     time::Duration,
 };
 
-use harness::{Backing, FsKind, GuardMount, Run, require, wait_until};
+use harness::{Backing, FsKind, GuardMount, Mapping, Protection, Run, kill, require, wait_until};
 use rusqlite::Connection;
 use rustix::{
     fs::{Advice, fadvise},
     io::Errno,
+    process::Signal,
 };
 
 use super::tree::{errno, guarded, names, on_every_filesystem, pattern, take, told};
@@ -88,6 +89,115 @@ fn file_that_a_mapping_may_have_changed_is_fuzzy_unless_it_could_be_cloned() {
         let after = take(mount.path(), "after").join("file");
         assert_eq!(told(&after, CERTAINTY), "exact", "{}", kind.name());
         assert!(fs::read(&before).unwrap() == pattern(1, 65 << 20));
+    }
+}
+
+#[test]
+fn what_was_changed_outside_before_a_later_snapshot_is_named_in_the_earlier_one() {
+    on_every_filesystem(|mount| {
+        let write = |path: PathBuf, byte: u8| fs::write(path, vec![byte; 1_000]).unwrap();
+        let part = |byte: u8, offset: u64| {
+            let file = OpenOptions::new().write(true).open(mount.path().join("large")).unwrap();
+            file.write_all_at(&[byte], offset).unwrap();
+        };
+        for name in ["edited", "changed", "untouched"] {
+            write(mount.path().join(name), 1);
+        }
+        fs::write(mount.path().join("large"), pattern(1, 4 << 20)).unwrap();
+        let first = take(mount.path(), "first");
+        part(2, 0);
+        write(mount.path().join("changed"), 2);
+        let second = take(mount.path(), "second");
+        std::thread::sleep(Duration::from_millis(50));
+        write(mount.backing_path().join("edited"), 3);
+        OpenOptions::new()
+            .write(true)
+            .open(mount.backing_path().join("large"))
+            .unwrap()
+            .write_all_at(&[3], 3 << 20)
+            .unwrap();
+        let third = take(mount.path(), "third");
+        write(mount.path().join("edited"), 4);
+        write(mount.path().join("changed"), 4);
+        part(4, 3 << 20);
+        for (snapshot, name, expected) in [
+            (&first, "edited", "changed-outside"),
+            (&second, "edited", "changed-outside"),
+            (&third, "edited", "exact"),
+            (&second, "large", "changed-outside"),
+            (&third, "large", "exact"),
+            (&first, "changed", "exact"),
+            (&second, "changed", "exact"),
+            (&third, "changed", "exact"),
+            (&first, "untouched", "exact"),
+        ] {
+            let path = snapshot.join(name);
+            assert_eq!(told(&path, CERTAINTY), expected, "{path:?}");
+            match expected {
+                "exact" => drop(fs::read(&path).unwrap()),
+                _ => assert_eq!(errno(fs::read(&path)), Errno::IO, "{path:?}"),
+            }
+        }
+        assert_eq!(fs::read(third.join("edited")).unwrap(), vec![3; 1_000]);
+        // Where only a part was copied before the edit, the rest came later.
+        let is_cloned = fs::read(first.join("large")).is_ok();
+        assert_eq!(
+            told(&first.join("large"), CERTAINTY),
+            if is_cloned { "exact" } else { "changed-outside" }
+        );
+        assert!(!is_cloned || fs::read(first.join("large")).unwrap() == pattern(1, 4 << 20));
+    });
+}
+
+#[test]
+fn file_that_comes_back_from_the_trash_is_not_taken_for_changed_outside() {
+    on_every_filesystem(|mount| {
+        fs::write(mount.path().join("file"), pattern(1, 100_000)).unwrap();
+        let first = take(mount.path(), "first").join("file");
+        fs::remove_file(mount.path().join("file")).unwrap();
+        take(mount.path(), "second");
+        std::thread::sleep(Duration::from_millis(50));
+        let command = mount.daemon().command().current_dir(mount.path());
+        command.args(["restore", "file", "--before-delete", "--yes"]).ok();
+        let third = take(mount.path(), "third").join("file");
+        fs::write(mount.path().join("file"), "new").unwrap();
+        for path in [first, third] {
+            assert_eq!(told(&path, CERTAINTY), "exact", "{path:?}");
+            assert!(fs::read(&path).unwrap() == pattern(1, 100_000), "{path:?}");
+        }
+    });
+}
+
+#[test]
+fn mapping_that_outlives_its_descriptor_is_fuzzy_unless_the_file_could_be_cloned() {
+    require!(fuse, ext4, xfs);
+    for (kind, expected) in [(FsKind::Ext4, "fuzzy"), (FsKind::Xfs, "exact")] {
+        let mount = guarded(Backing::on(kind));
+        let path = mount.path().join("file");
+        fs::write(&path, vec![1; 100_000]).unwrap();
+        let before = take(mount.path(), "before").join("file");
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let mapping = Mapping::new(&file, 100_000, Protection::ReadWrite).unwrap();
+        drop(file);
+        mapping.store(0, b"first");
+        // It is looked whether it is mapped still, and what is found is told to the next worker.
+        std::thread::sleep(Duration::from_secs(5));
+        let during = take(mount.path(), "during").join("file");
+        mapping.store(0, b"later");
+        kill(mount.daemon().worker_pid(), Signal::KILL);
+        let taken_over = take(mount.path(), "taken-over").join("file");
+        mapping.store(0, b"again");
+        for (path, content) in [(&during, b"first"), (&taken_over, b"later")] {
+            assert_eq!(told(path, CERTAINTY), expected, "{path:?} on {}", kind.name());
+            let read = fs::read(path).unwrap();
+            assert!(expected == "fuzzy" || &read[..5] == content, "{path:?} on {}", kind.name());
+        }
+        drop(mapping);
+        let after = take(mount.path(), "after").join("file");
+        assert_eq!(told(&after, CERTAINTY), "exact", "{}", kind.name());
+        assert_eq!(&fs::read(&after).unwrap()[..5], b"again");
+        assert_eq!(told(&before, CERTAINTY), "exact");
+        assert_eq!(fs::read(&before).unwrap(), vec![1; 100_000]);
     }
 }
 

@@ -41,8 +41,7 @@ fn run(mount: &GuardMount, seed: u64, kind: FsKind) {
         if actor.random.below(16) == 0 {
             let number = taken.len() as u64;
             let picture = Picture::of(&top).expect("the tree can be read");
-            fs::create_dir(mount.path().join(".snapshots").join(format!("m{seed}-{number}")))
-                .expect("a snapshot can be taken");
+            take_any(mount, &format!("m{seed}-{number}"));
             taken.push(Taken { number, picture });
         }
         if kills > 0 && actor.random.below(50) == 0 {
@@ -57,6 +56,17 @@ fn run(mount: &GuardMount, seed: u64, kind: FsKind) {
     drop(actor);
     fs::remove_dir_all(&top).expect("the tree can be removed");
     check(mount, &top, seed, STEPS + 1, &taken);
+}
+
+/// Takes a snapshot by mkdir(2) or, if there were too many of those in a short time, by the command.
+fn take_any(mount: &GuardMount, name: &str) {
+    match fs::create_dir(mount.path().join(".snapshots").join(name)) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+            mount.daemon().command().args(["snapshot", "create", "--name", name]).arg(mount.path()).ok();
+        }
+        Err(error) => panic!("a snapshot cannot be taken: {error}"),
+    }
 }
 
 fn kill_worker(mount: &GuardMount) {

@@ -3,9 +3,10 @@
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     os::unix::fs::{PermissionsExt, chown, symlink},
+    time::Duration,
 };
 
-use harness::{Backing, as_user, require};
+use harness::{Backing, GuardMount, as_user, require, wait_until};
 use rustix::{
     fs::{XattrFlags, setxattr},
     io::Errno,
@@ -38,10 +39,64 @@ fn every_change_in_a_snapshot_is_refused() {
     assert_eq!(truncated.unwrap_err(), Errno::ROFS);
     assert_eq!(setxattr(&file, "user.x", b"1", XattrFlags::empty()), Err(Errno::ROFS));
     assert_eq!(rustix::fs::removexattr(&file, "user.colour"), Err(Errno::ROFS));
-    assert_eq!(errno(fs::remove_dir(&shown)), Errno::ROFS);
     assert_eq!(errno(fs::rename(&shown, mount.path().join(".snapshots/other"))), Errno::ROFS);
     assert_eq!(errno(File::create(mount.path().join(".snapshots/file"))), Errno::ROFS);
     assert_eq!(fs::read(&file).unwrap(), b"small");
+}
+
+#[test]
+fn owner_removes_a_snapshot_by_rmdir_and_nobody_one_that_is_held() {
+    require!(fuse);
+    let mount = GuardMount::builder().owner(USER).mount();
+    fs::set_permissions(mount.path(), Permissions::from_mode(0o777)).unwrap();
+    fs::write(mount.path().join("file"), "as it was").unwrap();
+    let (first, second) = (take(mount.path(), "first"), take(mount.path(), "second"));
+    let third = take(mount.path(), "third");
+    let remove = |uid: u32, path: &std::path::Path| as_user(uid, uid, &[], || fs::remove_dir(path));
+    assert_eq!(errno(remove(STRANGER, &first)), Errno::PERM);
+    for name in ["latest", "2099-01-01"] {
+        let path = mount.path().join(".snapshots").join(name);
+        assert!(path.is_dir());
+        assert_eq!(errno(remove(USER, &path)), Errno::INVAL, "{name}");
+    }
+    assert_eq!(errno(remove(USER, &first.join("file"))), Errno::NOTDIR);
+    let change = |arguments: &[&str]| {
+        mount.daemon().command().current_dir(mount.path()).arg("snapshot").args(arguments).ok()
+    };
+    change(&["hold", "first"]);
+    assert_eq!(errno(remove(USER, &first)), Errno::BUSY);
+    assert_eq!(fs::read(first.join("file")).unwrap(), b"as it was");
+    change(&["unhold", "first"]);
+    remove(USER, &first).unwrap();
+    assert_eq!(errno(fs::metadata(&first)), Errno::NOENT);
+    assert_eq!(errno(remove(USER, &first)), Errno::NOENT);
+    // By the whole label, as root.
+    let labels = names(&mount.path().join(".snapshots"));
+    assert_eq!(labels.len(), 2, "{labels:?}");
+    fs::remove_dir(mount.path().join(".snapshots").join(&labels[0])).unwrap();
+    wait_until("the other name to be gone", Duration::from_secs(5), || !second.exists());
+    assert_eq!(fs::read(third.join("file")).unwrap(), b"as it was");
+    let listed = change(&["ls", "--json"]);
+    assert!(!listed.contains("first") && !listed.contains("second") && listed.contains("third"), "{listed}");
+}
+
+#[test]
+fn many_snapshots_at_once_are_refused_and_told() {
+    require!(fuse);
+    let mount = guarded(Backing::Directory);
+    for number in 0..10 {
+        take(mount.path(), &format!("s{number}"));
+    }
+    let one_more = || fs::create_dir(mount.path().join(".snapshots/one-more"));
+    assert_eq!(errno(one_more()), Errno::BUSY);
+    let notices = mount.path().join(".wsguard/notices");
+    wait_until("a notice", Duration::from_secs(10), || {
+        fs::read_to_string(&notices).is_ok_and(|text| text.contains("1 snapshots were not taken"))
+    });
+    // What the command takes is not counted.
+    let create = ["snapshot", "create", "--name", "by-command"];
+    mount.daemon().command().args(create).arg(mount.path()).ok();
+    wait_until("another one to be allowed", Duration::from_secs(15), || one_more().is_ok());
 }
 
 #[test]

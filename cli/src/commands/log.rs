@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime};
-use wsguard_api::{ErrorCode, LogBy, LogEntry, LogGap, LogOperation, LogReport, LogRequest};
+use wsguard_api::{
+    DeletionState, ErrorCode, LogBy, LogDeletion, LogEntry, LogGap, LogOperation, LogReport, LogRequest,
+    RestoreWhen, VersionCertainty,
+};
 
 use crate::client::Client;
 use crate::error::{CliError, ExitStatus};
@@ -27,7 +30,8 @@ const CONTAINER_SHOWN: usize = 12;
 #[command(after_help = help::sections(
     &[
         ("wsguard log .", "What happened in this directory lately"),
-        ("wsguard log --deleted --since 1d ~/workspace/bert", "Who deleted or replaced something since yesterday"),
+        ("wsguard log --deleted --since 1d ~/workspace/bert", "Who deleted or replaced something since yesterday, and what can be had back"),
+        ("wsguard log --deleted src -v", "The same in one directory, with the command that brings each back"),
         ("wsguard log models/latest.pt -n 1000", "Everything about one file, even if it is gone"),
         ("wsguard log --by 4711", "What a process did; its pid on the host"),
         ("wsguard log --by container:3f2a9c --since 09:00", "What a container did this morning; see `docker ps` for ids"),
@@ -53,7 +57,7 @@ pub struct LogArgs {
     /// Show only what happened since: a span such as 10m, 2h or 3d, a time such as 09:00, or a date with or without time
     #[arg(long, value_name = "WHEN")]
     pub since: Option<String>,
-    /// Show only deletions, and files that a rename replaced
+    /// Show only deletions, and files that a rename replaced: how large they were and whether they can be had back
     #[arg(long)]
     pub deleted: bool,
     /// Show at most so many entries, the newest ones
@@ -81,7 +85,17 @@ pub fn run(args: &LogArgs, settings: &Settings, printer: &mut Printer) -> Result
         Format::Json => printer.json(&report)?,
         Format::Text => {
             let base = std::env::current_dir().unwrap_or_default();
-            printer.data(&text(&report, &base, &TimeZone::system(), &view))?;
+            let zone = TimeZone::system();
+            if args.deleted {
+                printer.data(&deletions(&report.deletions, &base, &zone, &view))?;
+                if let Some(hint) = restore_hint(&report.deletions, &base) {
+                    printer.note(&hint);
+                }
+            }
+            // Of workspaces that keep no history.
+            if !args.deleted || !report.entries.is_empty() || report.deletions.is_empty() {
+                printer.data(&text(&report, &base, &zone, &view))?;
+            }
             for note in notes(&report, &TimeZone::system()) {
                 printer.note(&note);
             }
@@ -192,6 +206,89 @@ fn text(report: &LogReport, base: &Path, zone: &TimeZone, view: &View) -> String
         table.row(cells);
     }
     table.render(view.width)
+}
+
+/// What was deleted where history is kept.
+fn deletions(list: &[LogDeletion], base: &Path, zone: &TimeZone, view: &View) -> String {
+    if list.is_empty() {
+        return String::new();
+    }
+    if view.verbosity == Verbosity::Quiet {
+        let paths = list.iter().filter_map(|deletion| deletion.path.as_deref());
+        return paths.map(|path| format!("{}\n", printable(path))).collect();
+    }
+    let is_verbose = view.verbosity == Verbosity::Verbose;
+    let mut columns = vec![
+        Column::Fixed("TIME"),
+        Column::Fixed("WHAT"),
+        Column::Number("SIZE"),
+        Column::Wrapping("PATH"),
+        Column::Fixed("USER"),
+        Column::Fixed("PROCESS"),
+        Column::Fixed("CONTAINER"),
+        Column::Fixed("RESTORE"),
+    ];
+    if is_verbose {
+        columns.extend([Column::Wrapping("COMMAND LINE"), Column::Wrapping("TO RESTORE IT")]);
+    }
+    let mut table = Table::new(columns);
+    for deletion in list {
+        let path =
+            deletion.path.as_deref().map_or_else(|| "(unknown)".to_owned(), |path| shortened(path, base));
+        let mut cells = vec![
+            Cell::new(shown_time(&deletion.at, zone)),
+            Cell::toned(word(deletion.operation), tone(deletion.operation)),
+            Cell::new(deletion.size.map_or_else(|| "-".to_owned(), bytes)),
+            Cell::new(path),
+            Cell::new(view.users.name(deletion.uid)),
+            Cell::new(process(&deletion.command, deletion.pid)),
+            Cell::new(container(deletion.container.as_deref())),
+            restorable(deletion),
+        ];
+        if is_verbose {
+            let command = restore_command(deletion, base).unwrap_or_else(|| "-".to_owned());
+            cells.extend([Cell::new(&deletion.command_line), Cell::new(command)]);
+        }
+        table.row(cells);
+    }
+    table.render(view.width)
+}
+
+fn restorable(deletion: &LogDeletion) -> Cell {
+    match (deletion.state, deletion.certainty) {
+        (DeletionState::Restorable, Some(VersionCertainty::Fuzzy)) => Cell::toned("fuzzy", Tone::Warning),
+        (DeletionState::Restorable, Some(VersionCertainty::ChangedOutside)) => {
+            Cell::toned("changed outside", Tone::Warning)
+        }
+        (DeletionState::Restorable, Some(VersionCertainty::Damaged)) | (DeletionState::Damaged, _) => {
+            Cell::toned("damaged", Tone::Bad)
+        }
+        (DeletionState::Restorable, Some(VersionCertainty::Exact) | None) => Cell::new("yes"),
+        (DeletionState::Returned, _) => Cell::toned("there again", Tone::Faint),
+        (DeletionState::NotKept, _) => Cell::toned("no", Tone::Faint),
+    }
+}
+
+/// The command that brings it back, as it is typed in `base`.
+fn restore_command(deletion: &LogDeletion, base: &Path) -> Option<String> {
+    let path = shortened(deletion.path.as_deref()?, base);
+    // One that begins like an option would be taken for one.
+    let path = if path.starts_with('-') { format!("./{path}") } else { path };
+    let path = target::quoted(path.as_ref());
+    Some(match deletion.restore.as_ref()? {
+        RestoreWhen::BeforeDelete => format!("wsguard restore {path} --before-delete"),
+        RestoreWhen::At(time) => format!("wsguard restore {path} --at {}", target::quoted(time.as_ref())),
+        RestoreWhen::Snapshot(id) => {
+            format!("wsguard restore {path} --snapshot {}", target::quoted(id.as_ref()))
+        }
+        RestoreWhen::BeforeBurst(_) => return None,
+    })
+}
+
+/// How the last one that can be had back is had back.
+fn restore_hint(list: &[LogDeletion], base: &Path) -> Option<String> {
+    let command = list.iter().rev().find_map(|deletion| restore_command(deletion, base))?;
+    Some(format!("hint: {}; `wsguard log --deleted -v` shows the command for each", printable(&command)))
 }
 
 /// What cannot be in the table: what is not there.
@@ -338,6 +435,7 @@ mod tests {
             schema: 1,
             generated_at: "2030-01-01T12:00:00Z".to_owned(),
             entries,
+            deletions: Vec::new(),
             gaps: Vec::new(),
             beginnings: Vec::new(),
         }
@@ -378,6 +476,43 @@ mod tests {
     fn hostile_name_cannot_steer_the_terminal() {
         let text = shown(&report(vec![entry(LogOperation::Create, "/w/\u{1b}[2Jx\ny")]), &view(None));
         assert!(!text.contains('\u{1b}') && text.lines().count() == 2, "{text:?}");
+    }
+
+    #[test]
+    fn deletion_says_whether_and_how_it_can_be_had_back() {
+        let base = Path::new("/home/alice/workspace/bert");
+        let deletion = |path: &str, state, restore| LogDeletion {
+            at: "2030-01-01T11:00:00.000001Z".to_owned(),
+            workspace: "bert".to_owned(),
+            operation: LogOperation::Unlink,
+            kind: Some(wsguard_api::PastKind::File),
+            path: Some(base.join(path).to_str().unwrap().to_owned()),
+            size: Some(2048),
+            uid: 1000,
+            pid: 4711,
+            command: "rm".to_owned(),
+            command_line: "rm -rf src".to_owned(),
+            container: None,
+            state,
+            certainty: None,
+            restore,
+        };
+        let list = [
+            deletion("a", DeletionState::Restorable, Some(RestoreWhen::BeforeDelete)),
+            deletion("-it's b", DeletionState::Restorable, Some(RestoreWhen::Snapshot("42".to_owned()))),
+            deletion("c", DeletionState::NotKept, None),
+        ];
+        let shown = plain(&deletions(&list, base, &TimeZone::UTC, &view(None)));
+        let lines: Vec<String> =
+            shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(lines[1], "2030-01-01 11:00:00 deleted 2.0 KiB a alice rm[4711] - yes");
+        assert!(lines[3].ends_with("c alice rm[4711] - no"), "{lines:?}");
+        let hint = restore_hint(&list, base).unwrap();
+        assert!(hint.contains(r"wsguard restore './-it'\''s b' --snapshot 42;"), "{hint}");
+        let verbose = View { verbosity: Verbosity::Verbose, ..view(None) };
+        let shown = plain(&deletions(&list, base, &TimeZone::UTC, &verbose));
+        assert!(shown.contains("wsguard restore a --before-delete"), "{shown}");
+        assert_eq!(restore_hint(&list[2..], base), None);
     }
 
     #[test]

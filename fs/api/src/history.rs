@@ -2,6 +2,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{PastKind, RestoreWhen, VersionCertainty};
+
 /// Asks what happened in workspaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -105,6 +107,53 @@ pub struct LogEntry {
     pub container: Option<String>,
 }
 
+/// Something that was deleted, or over which something else was renamed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogDeletion {
+    /// When, RFC 3339 with microseconds.
+    pub at: String,
+    /// The workspace's name.
+    pub workspace: String,
+    /// How: `unlink`, `remove-directory` or `replace`.
+    pub operation: LogOperation,
+    /// What it was; absent if only the records know of it.
+    pub kind: Option<PastKind>,
+    /// As [`LogEntry::path`].
+    pub path: Option<String>,
+    /// The size of the file then, bytes, if it is known.
+    pub size: Option<u64>,
+    /// The filesystem uid that did it.
+    pub uid: u32,
+    /// The process; 0 if it has no pid here.
+    pub pid: u32,
+    /// Its command name; empty if it is not known.
+    pub command: String,
+    /// Its arguments, shortened.
+    pub command_line: String,
+    /// The whole id of its container.
+    pub container: Option<String>,
+    /// Whether it can be had back.
+    pub state: DeletionState,
+    /// How well what can be had back is known; absent if that was not looked at: of an answer, the newest thousand files are.
+    pub certainty: Option<VersionCertainty>,
+    /// As of when a restore of `path` brings it back; absent if it cannot be restored, or not by that path.
+    pub restore: Option<RestoreWhen>,
+}
+
+/// Whether something that was deleted can be had back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeletionState {
+    /// Yes.
+    Restorable,
+    /// It is there again.
+    Returned,
+    /// What is kept of it is damaged or lost.
+    Damaged,
+    /// It was given up for lack of space or because of its age, or was never kept, as files that live for moments only.
+    NotKept,
+}
+
 /// A time of which records are missing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogGap {
@@ -138,6 +187,10 @@ pub struct LogReport {
     pub generated_at: String,
     /// Oldest first.
     pub entries: Vec<LogEntry>,
+    /// What was asked for with [`LogRequest::deleted`] in workspaces that keep history, oldest first; `entries` has that of
+    /// the others alone.
+    #[serde(default)]
+    pub deletions: Vec<LogDeletion>,
     /// When records are missing, oldest first; the newest twenty of each workspace.
     pub gaps: Vec<LogGap>,
     /// Of the workspaces whose oldest records are gone.

@@ -76,8 +76,8 @@ pub use error::{ApiError, ErrorCode};
 pub use event::{Event, EventKind, EventList};
 pub use exact::ExactBytes;
 pub use history::{
-    LogBeginning, LogBy, LogEntry, LogGap, LogOperation, LogReport, LogRequest, TopFile, TopReport,
-    TopWorkspace, TopWriter,
+    DeletionState, LogBeginning, LogBy, LogDeletion, LogEntry, LogGap, LogOperation, LogReport, LogRequest,
+    TopFile, TopReport, TopWorkspace, TopWriter,
 };
 pub use past::{PastChange, PastEntry, PastKind, PastListing, PastPiece, PastRequest};
 pub use quota::{

@@ -11,8 +11,10 @@ use wsguard_api::{
     LogRequest, SCHEMA_VERSION, TopFile, TopReport, TopWorkspace, TopWriter,
 };
 
+use super::deletions;
 use crate::error_chain::one_line;
 use crate::events::{EventLog, Page};
+use crate::restore::Ground;
 use crate::tracker::history::file_of;
 use crate::tracker::history::reader::{Answer, By, Entry, Question, ask};
 use crate::tracker::{Activity, OpenFile, Operation, Recorder, Writer};
@@ -49,11 +51,24 @@ pub(super) fn log(
         schema: SCHEMA_VERSION,
         generated_at: Timestamp::now().to_string(),
         entries: Vec::new(),
+        deletions: Vec::new(),
         gaps: Vec::new(),
         beginnings: Vec::new(),
     };
     for place in &places {
         let question = Question { path: place.relative.clone(), ..question.clone() };
+        if question.deletions_only
+            && let Some(ground) = ground(registry, viewer, place)
+        {
+            deletions::add(
+                &mut report,
+                place,
+                &ground,
+                &file_of(recorder.directory(), &place.id),
+                &question,
+            )?;
+            continue;
+        }
         let answer = ask(&file_of(recorder.directory(), &place.id), &question).map_err(|error| {
             ApiError::new(
                 ErrorCode::Internal,
@@ -68,8 +83,22 @@ pub(super) fn log(
         report.entries.sort_by(|a, b| a.at.cmp(&b.at));
         let surplus = report.entries.len().saturating_sub(question.limit);
         report.entries.drain(..surplus);
+        report.deletions.sort_by(|a, b| a.at.cmp(&b.at));
+        let surplus = report.deletions.len().saturating_sub(question.limit);
+        report.deletions.drain(..surplus);
     }
     Ok(report)
+}
+
+/// Returns the past of a workspace, if it is mounted and has one.
+fn ground(registry: &Registry, viewer: Viewer, place: &Place) -> Option<Ground> {
+    match registry.guard(&place.id, viewer).ok()?.mounted.ground() {
+        Ok(ground) => Some(ground),
+        Err(reason) => {
+            tracing::debug!(workspace = %place.id, reason, "deletions are told from the records alone");
+            None
+        }
+    }
 }
 
 fn question(request: &LogRequest) -> Result<Question, ApiError> {
@@ -152,16 +181,16 @@ fn log_entry(place: &Place, entry: Entry) -> LogEntry {
 }
 
 /// All times have six digits, so that they sort as text.
-fn time(at_us: i64) -> String {
+pub(super) fn time(at_us: i64) -> String {
     let at = Timestamp::from_microsecond(at_us).unwrap_or(Timestamp::UNIX_EPOCH);
     format!("{at:.6}")
 }
 
-fn shown(place: &Place, relative: &Path) -> String {
+pub(super) fn shown(place: &Place, relative: &Path) -> String {
     place.mount_point.join(relative).to_string_lossy().into_owned()
 }
 
-fn operation(operation: Operation) -> LogOperation {
+pub(super) fn operation(operation: Operation) -> LogOperation {
     match operation {
         Operation::Create => LogOperation::Create,
         Operation::MakeDirectory => LogOperation::MakeDirectory,

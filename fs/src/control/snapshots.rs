@@ -124,7 +124,7 @@ pub(super) fn failed(error: &ArchiveError) -> ApiError {
             .with_hint("see `wsguard snapshot ls` for what is kept"),
         ArchiveError::End(_) => ApiError::new(ErrorCode::Unavailable, one_line(error))
             .with_hint("see the kernel's log with `dmesg`: the disk may hang"),
-        ArchiveError::Catalog(_) | ArchiveError::Log(_) => {
+        ArchiveError::Catalog(_) | ArchiveError::Roster(_) | ArchiveError::Log(_) => {
             ApiError::new(ErrorCode::Internal, format!("cannot look at the past: {}", one_line(error)))
                 .with_hint("see the daemon's log")
         }
@@ -342,15 +342,14 @@ fn change(shared: &Shared, viewer: Viewer, request: &SnapshotChange) -> Result<S
     }
     let ids: Vec<u32> = snapshots.iter().map(|snapshot| snapshot.epoch.0).collect();
     if !request.dry_run {
-        let epochs = snapshots.iter().map(|snapshot| snapshot.epoch);
-        let done = epochs.map(|epoch| {
-            subject.archive.with_catalog(|catalog| match request.action {
-                SnapshotAction::Remove => catalog.remove_snapshot(epoch),
-                SnapshotAction::Hold => catalog.set_held(epoch, true),
-                SnapshotAction::Unhold => catalog.set_held(epoch, false),
-            })
-        });
-        done.collect::<Result<(), _>>().map_err(|error| failed(&error))?;
+        let epochs: Vec<Epoch> = snapshots.iter().map(|snapshot| snapshot.epoch).collect();
+        let archive = &subject.archive;
+        let done = match request.action {
+            SnapshotAction::Remove => archive.remove_snapshots(&epochs),
+            SnapshotAction::Hold => archive.set_held(&epochs, true),
+            SnapshotAction::Unhold => archive.set_held(&epochs, false),
+        };
+        done.map_err(|error| failed(&error))?;
         if request.action == SnapshotAction::Remove {
             shared.registry.history().note_deleted(&subject.place.id);
         }

@@ -174,6 +174,9 @@ impl GuardFs {
     /// # Errors
     /// As rmdir(2).
     pub(crate) fn remove_directory(&self, caller: Caller, parent: u64, name: &OsStr) -> Result<(), Errno> {
+        if is_past(parent) {
+            return self.remove_snapshot(caller, parent, name);
+        }
         self.remove(caller, parent, name, AtFlags::REMOVEDIR)
     }
 

@@ -459,7 +459,7 @@ impl GuardFs {
             self.look_after(open_file);
         }
         if open_file.may_be_changed_unseen() {
-            self.after_mapping(open_file.node, &open_file.inode);
+            self.after_mapping(&open_file.inode);
         }
         let maybe_mapped = open_file.may_be_mapped_writable();
         let mut mapping = open_file.mapping.lock();

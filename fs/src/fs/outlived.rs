@@ -44,7 +44,7 @@ const MOMENT: Duration = Duration::from_micros(200);
 mod word {
     /// Written last, cleared first.
     pub(super) const NODE: usize = 0;
-    /// Handle type, length, whether space is held.
+    /// Handle type, length, whether space is held, whether history counts it as mapped.
     pub(super) const SHAPE: usize = 1;
     pub(super) const HANDLE: usize = 2;
     /// What it is charged for, and one more; 0 if it has a name.
@@ -59,6 +59,8 @@ struct Kept {
     deleted: Option<u64>,
     /// Space is held for its holes.
     is_held: bool,
+    /// History counts it as mapped ([`super::mapped`]).
+    is_mapped: bool,
     line: Option<usize>,
 }
 
@@ -95,7 +97,8 @@ impl Outlived {
             let words = std::array::from_fn(|index| read(word::HANDLE + index));
             let handle = FileHandle::from_words(shape[0], shape[1], words);
             let deleted = read(word::DELETED).checked_sub(1);
-            let kept = Kept { handle, fd: None, deleted, is_held: shape[2] != 0, line: Some(number) };
+            let (is_held, is_mapped) = (shape[2] != 0, shape[3] != 0);
+            let kept = Kept { handle, fd: None, deleted, is_held, is_mapped, line: Some(number) };
             records.lines |= 1 << number;
             records.by_node.insert(node, kept);
         }
@@ -113,6 +116,20 @@ impl Outlived {
         let records = self.records.lock();
         let deleted = records.by_node.iter().filter_map(|(node, kept)| Some((*node, kept.deleted?)));
         deleted.for_each(|(node, bytes)| visit(node, bytes));
+    }
+
+    /// Returns the files that history counts as mapped.
+    pub(super) fn mapped(&self) -> Vec<(u64, FileHandle)> {
+        let records = self.records.lock();
+        let mapped = records.by_node.iter().filter(|(_, kept)| kept.is_mapped);
+        mapped.map(|(node, kept)| (*node, kept.handle)).collect()
+    }
+
+    /// Notes whether history counts a file as mapped.
+    pub(super) fn set_mapped(&self, node: u64, handle: FileHandle, is_mapped: bool) {
+        if self.get(node).is_some_and(|kept| kept.is_mapped) != is_mapped {
+            self.change(node, handle, |kept| kept.is_mapped = is_mapped);
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -135,10 +152,10 @@ impl Outlived {
             records.fds -= usize::from(old.fd.is_some());
             records.unwritten -= u64::from(old.line.is_none());
         }
-        let new = Kept { handle, fd: None, deleted: None, is_held: false, line: None };
+        let new = Kept { handle, fd: None, deleted: None, is_held: false, is_mapped: false, line: None };
         let mut kept = old.unwrap_or(new);
         change(&mut kept);
-        let is_over = kept.deleted.is_none() && !kept.is_held;
+        let is_over = kept.deleted.is_none() && !kept.is_held && !kept.is_mapped;
         if kept.line.is_none() && !is_over {
             let free = (!records.lines).trailing_zeros() as usize;
             kept.line = (free < LINES).then_some(free);
@@ -168,7 +185,8 @@ impl Outlived {
             return;
         }
         let (kind, len, words) = kept.handle.to_words();
-        let shape = u64::from_le_bytes([kind, len, u8::from(kept.is_held), 0, 0, 0, 0, 0]);
+        let shape =
+            u64::from_le_bytes([kind, len, u8::from(kept.is_held), u8::from(kept.is_mapped), 0, 0, 0, 0]);
         line[word::SHAPE].store(shape, Ordering::Release);
         for (index, handle_word) in words.into_iter().enumerate() {
             line[word::HANDLE + index].store(handle_word, Ordering::Release);
@@ -212,6 +230,7 @@ impl GuardFs {
         self.outlived.change(node, kept.handle, |kept| {
             kept.deleted = None;
             kept.is_held = false;
+            kept.is_mapped = false;
         });
     }
 

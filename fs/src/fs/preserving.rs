@@ -10,7 +10,6 @@ use rustix::io::Errno;
 
 use super::namespace::Victim;
 use super::open_files::OpenFile;
-use super::open_inodes::OpenInodeState;
 use super::{Caller, GuardFs};
 use crate::backing::stat_of;
 use crate::inode::Inode;
@@ -301,37 +300,6 @@ impl GuardFs {
         Ok(Some(history.before_content(touched, &self.backing, affected, caller.into(), cause)))
     }
 
-    /// A file is being opened so that a mapping may store into it.
-    pub(super) fn before_mapping(&self, caller: Caller, node: u64, state: &OpenInodeState) {
-        let Some(history) = &self.history else { return };
-        match self.table.get(node) {
-            Ok(inode) => {
-                let touched = state.touched.get_or_init(|| history.touched(node, inode.handle));
-                history.before_mapping(node, touched, &self.backing, caller.into());
-            }
-            Err(errno) => tracing::warn!(ino = node, %errno, "file is not preserved before it is mapped"),
-        }
-    }
-
-    /// Nobody can map a file any more.
-    pub(super) fn after_mapping(&self, node: u64, state: &OpenInodeState) {
-        if let (Some(history), Some(touched)) = (&self.history, state.touched.get()) {
-            history.after_mapping(node, touched);
-        }
-    }
-
-    /// Files that were open under a worker before this one may be mapped.
-    pub(super) fn restore_mapped(&self) {
-        let Some(history) = &self.history else { return };
-        self.files.for_each(|open_file| {
-            if open_file.may_be_changed_unseen()
-                && let Ok(touched) = open_file.touched(self, history)
-            {
-                history.restore_mapping(open_file.node, touched);
-            }
-        });
-    }
-
     /// Makes what was preserved of a file durable before the file is.
     pub(super) fn sync_preserved(&self, open_file: &OpenFile) {
         match (&self.history, open_file.inode.touched.get()) {
@@ -408,7 +376,7 @@ impl OpenFile {
     ///
     /// # Errors
     /// `ESTALE` for an inode that is not known.
-    fn touched(&self, fs: &GuardFs, history: &History) -> Result<&Arc<Touched>, Errno> {
+    pub(super) fn touched(&self, fs: &GuardFs, history: &History) -> Result<&Arc<Touched>, Errno> {
         if let Some(touched) = self.inode.touched.get() {
             return Ok(touched);
         }

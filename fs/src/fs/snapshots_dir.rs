@@ -2,7 +2,8 @@
 //!
 //! Found by name and never listed; a user's own entry of that name wins. It lists the snapshots in which its directory
 //! was there, and each of them is the directory as it was, down to the last file: read-only, with the modes, owners,
-//! times, attributes, links and holes of then. `mkdir .snapshots/NAME` takes a snapshot of the workspace.
+//! times, attributes, links and holes of then. `mkdir .snapshots/NAME` takes a snapshot of the workspace,
+//! `rmdir .snapshots/NAME` removes one.
 //!
 //! Nodes: what is shown is a *past node*, with a number from the range that [`crate::inode`] leaves free: a hash of the
 //! snapshot, of what is shown, and of the way on which `.snapshots` was entered. So the number of a file is the same
@@ -16,6 +17,7 @@
 //! answer is given only if the snapshot is there still after it was found (ESTALE otherwise), because what a removed
 //! snapshot needs may be gone.
 
+mod allowance;
 mod file;
 mod listing;
 mod nodes;
@@ -23,12 +25,15 @@ mod tree;
 
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use parking_lot::Mutex;
 use rustix::io::Errno;
+
+use allowance::Allowance;
 
 use super::{Entry, GuardFs};
 use crate::backing::Stat;
@@ -78,7 +83,9 @@ pub(super) struct SnapshotsDir {
     /// When snapshots were taken, nanoseconds since 1970.
     times: Mutex<LruCache<u32, i64>>,
     /// Held while a named snapshot is taken, so that two do not get one name.
-    taking: Mutex<()>,
+    taking: Mutex<Allowance>,
+    /// Snapshots that were not taken because there were too many in a short time; not told yet.
+    refused: AtomicU64,
 }
 
 impl SnapshotsDir {
@@ -88,7 +95,8 @@ impl SnapshotsDir {
             files: Mutex::new(LruCache::new(KEPT_FILES)),
             lists: Mutex::new(LruCache::new(KEPT_LISTS)),
             times: Mutex::new(LruCache::new(KEPT_TIMES)),
-            taking: Mutex::default(),
+            taking: Mutex::new(Allowance::new(Instant::now())),
+            refused: AtomicU64::new(0),
         }
     }
 }
@@ -97,6 +105,11 @@ impl GuardFs {
     /// Says where the past is found. Without it there are no such directories.
     pub(crate) fn set_archive_source(&self, source: ArchiveSource) {
         self.snapshots_dir.source.get_or_init(|| source);
+    }
+
+    /// Returns how many snapshots were refused to containers since the last call, because there were too many.
+    pub(crate) fn take_refused_snapshots(&self) -> u64 {
+        self.snapshots_dir.refused.swap(0, Ordering::AcqRel)
     }
 
     /// Whether `name` is what the directory is found by.
@@ -228,7 +241,7 @@ fn errno_of(error: &ArchiveError) -> Errno {
         ArchiveError::Log(errno) => *errno,
         // It was deleted while somebody was in it.
         ArchiveError::NotKept => Errno::NOENT,
-        ArchiveError::Catalog(_) | ArchiveError::End(_) => {
+        ArchiveError::Catalog(_) | ArchiveError::Roster(_) | ArchiveError::End(_) => {
             tracing::error!(error = one_line(error), "a snapshot cannot be asked about");
             Errno::IO
         }

@@ -271,7 +271,7 @@ fn new(name: ExactBytes, now: &Attributes) -> PastEntry {
     }
 }
 
-fn kind_of(file_type: u32) -> PastKind {
+pub(super) fn kind_of(file_type: u32) -> PastKind {
     match file_type {
         libc::S_IFREG => PastKind::File,
         libc::S_IFDIR => PastKind::Directory,
@@ -280,7 +280,7 @@ fn kind_of(file_type: u32) -> PastKind {
     }
 }
 
-fn shown(certainty: Certainty) -> VersionCertainty {
+pub(super) fn shown(certainty: Certainty) -> VersionCertainty {
     match certainty {
         Certainty::Exact => VersionCertainty::Exact,
         Certainty::Fuzzy => VersionCertainty::Fuzzy,

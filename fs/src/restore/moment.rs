@@ -257,7 +257,7 @@ fn directory_ever(ground: &Ground, path: &Path) -> Result<Option<FileHandle>, Re
 }
 
 /// When a path lost what it stood for last, and what that was.
-fn last_lost(
+pub(super) fn last_lost(
     ground: &Ground,
     path: &Path,
 ) -> Result<Option<(crate::snapshot::Event, Named, FileHandle)>, RestoreError> {

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
-use super::catalog::{Applied, Catalog, CatalogError, Kept, Past, SnapshotState};
+use super::catalog::{Applied, Catalog, CatalogError, Kept, Past, SnapshotRecord, SnapshotState};
 use super::history::{EndError, EpochEnded, History};
 use super::record::{Actor, Entry, SnapshotNote};
+use super::roster::{Roster, RosterError, Verdict};
 use super::sequence::{Epoch, Sequence};
 use super::undo_log::{LogPosition, Reader};
 use crate::backing::Backing;
@@ -40,6 +41,9 @@ pub(crate) enum ArchiveError {
     /// A snapshot could not be taken.
     #[error(transparent)]
     End(#[from] EndError),
+    /// What was decided about snapshots cannot be read or written.
+    #[error(transparent)]
+    Roster(#[from] RosterError),
     /// The snapshot was deleted, or the trash does not reach back so far.
     #[error("this moment is not kept any more")]
     NotKept,
@@ -59,6 +63,8 @@ pub(crate) struct Archive {
     set_aside: Option<PathBuf>,
     /// The catalog was not there although the workspace has a history.
     was_missing: bool,
+    /// What was decided about snapshots was known when this was opened.
+    had_roster: bool,
 }
 
 struct Folding {
@@ -131,8 +137,13 @@ impl Archive {
         let folding = Mutex::new(Folding { catalog, reader, appends: None });
         let (dir, idle, pins) = (dir.to_path_buf(), Mutex::default(), Mutex::default());
         let windows = Mutex::default();
-        let archive = Self { history, dir, folding, idle, pins, windows, set_aside, was_missing };
+        let roster = Roster::read(&dir)?;
+        let had_roster = roster.is_some();
+        let archive = Self { history, dir, folding, idle, pins, windows, set_aside, was_missing, had_roster };
         archive.catch_up()?;
+        if let Some(roster) = roster {
+            archive.follow(&roster)?;
+        }
         archive.note_boot(was_closed)?;
         Ok(archive)
     }
@@ -170,6 +181,84 @@ impl Archive {
             self.with_catalog(|catalog| catalog.sync().map(drop))?;
         }
         Ok(std::fs::write(&file, boot).map_err(errno_of)?)
+    }
+
+    /// Brings the catalog in line with what was decided.
+    fn follow(&self, roster: &Roster) -> Result<(), ArchiveError> {
+        self.with_catalog(|catalog| {
+            for known in catalog.past().snapshots()? {
+                match roster.verdict(&known) {
+                    Verdict::Right => {}
+                    Verdict::Removed => catalog.remove_snapshot(known.epoch)?,
+                    Verdict::Other(snapshot) => catalog.set_decided(&snapshot)?,
+                }
+            }
+            catalog.set_trash_start(roster.trash_start())
+        })
+    }
+
+    /// Changes what is decided about snapshots: `decide` is given them and where the trash begins. What it makes of that
+    /// is on the disk before the catalog is changed.
+    fn decide<T>(
+        &self,
+        write: impl FnOnce(&Roster, &Path) -> Result<(), RosterError>,
+        decide: impl FnOnce(&mut Vec<SnapshotRecord>, &mut Sequence) -> Result<T, CatalogError>,
+    ) -> Result<T, ArchiveError> {
+        let mut folding = self.folding.lock();
+        folding.catch_up(&self.history)?;
+        let past = folding.catalog.past();
+        let before = past.snapshots()?;
+        let mut trash_start = past.trash_start()?;
+        let mut after = before.clone();
+        let answer = decide(&mut after, &mut trash_start)?;
+        // Snapshots are taken in order, and this one is in the catalog.
+        let until = past.last_ended_epoch()?.unwrap_or(Epoch(0));
+        write(&Roster::new(until, trash_start, &after), &self.dir)?;
+        let catalog = &mut folding.catalog;
+        for snapshot in &before {
+            match after.iter().find(|kept| kept.epoch == snapshot.epoch) {
+                None => catalog.remove_snapshot(snapshot.epoch)?,
+                Some(kept) if kept != snapshot => catalog.set_decided(kept)?,
+                Some(_) => {}
+            }
+        }
+        catalog.set_trash_start(trash_start)?;
+        Ok(answer)
+    }
+
+    /// Removes snapshots; what only they need becomes garbage.
+    ///
+    /// # Errors
+    /// `NoSnapshot`, and nothing is removed; see [`ArchiveError`].
+    pub(crate) fn remove_snapshots(&self, epochs: &[Epoch]) -> Result<(), ArchiveError> {
+        self.decide(Roster::write_if_there_is_room, |snapshots, _| {
+            check_known(snapshots, epochs)?;
+            snapshots.retain(|snapshot| !epochs.contains(&snapshot.epoch));
+            Ok(())
+        })
+    }
+
+    /// Holds snapshots or lets them go.
+    ///
+    /// # Errors
+    /// As [`Self::remove_snapshots`].
+    pub(crate) fn set_held(&self, epochs: &[Epoch], is_held: bool) -> Result<(), ArchiveError> {
+        self.decide(Roster::write, |snapshots, _| {
+            check_known(snapshots, epochs)?;
+            let named = snapshots.iter_mut().filter(|snapshot| epochs.contains(&snapshot.epoch));
+            named.for_each(|snapshot| snapshot.is_held = is_held);
+            Ok(())
+        })
+    }
+
+    /// Whether the catalog was made again when this was opened, from what was left of the log.
+    pub(crate) fn was_rebuilt(&self) -> bool {
+        self.was_missing || self.set_aside.is_some()
+    }
+
+    /// Whether what was decided about snapshots was known when this was opened.
+    pub(crate) fn had_roster(&self) -> bool {
+        self.had_roster
     }
 
     /// Whether the catalog was not there when this was opened, although the workspace has a history.
@@ -281,9 +370,10 @@ impl Archive {
     /// # Errors
     /// See [`ArchiveError`].
     pub(crate) fn shorten_trash(&self, start: Sequence) -> Result<(), ArchiveError> {
-        self.with_catalog(|catalog| {
+        self.decide(Roster::write_if_there_is_room, |_, trash_start| {
             let floor = self.windows.lock().keys().next().copied();
-            catalog.set_trash_start(floor.map_or(start, |floor| floor.min(start)))
+            *trash_start = floor.map_or(start, |floor| floor.min(start)).max(*trash_start);
+            Ok(())
         })
     }
 
@@ -319,6 +409,14 @@ impl Archive {
         let position = self.folding.lock().catalog.sync()?;
         self.history.log().remove_before(position)?;
         Ok(())
+    }
+}
+
+fn check_known(snapshots: &[SnapshotRecord], epochs: &[Epoch]) -> Result<(), CatalogError> {
+    let is_known = |epoch: &Epoch| snapshots.iter().any(|snapshot| snapshot.epoch == *epoch);
+    match epochs.iter().find(|epoch| !is_known(epoch)) {
+        Some(epoch) => Err(CatalogError::NoSnapshot { epoch: epoch.0 }),
+        None => Ok(()),
     }
 }
 
@@ -478,6 +576,39 @@ mod tests {
         let archive = bench.open();
         assert!(archive.history().epoch() > reached);
         assert!(archive.was_missing());
+    }
+
+    #[test]
+    fn what_was_decided_outlives_the_catalog() {
+        let bench = Bench::new();
+        let archive = bench.open();
+        let taken: Vec<Epoch> = (0..4).map(|_| bench.take(&archive)).collect();
+        archive.remove_snapshots(&taken[1..2]).unwrap();
+        archive.set_held(&taken[2..3], true).unwrap();
+        assert!(archive.remove_snapshots(&[taken[0], taken[1]]).is_err(), "one is gone");
+        archive.shorten_trash(taken[0].end()).unwrap();
+        let younger = bench.take(&archive);
+        let kept = |archive: &Archive| {
+            let snapshots = archive.read().unwrap().snapshots().unwrap();
+            snapshots.iter().map(|snapshot| (snapshot.epoch, snapshot.is_held)).collect::<Vec<_>>()
+        };
+        let expected = [(taken[0], false), (taken[2], true), (taken[3], false), (younger, false)];
+        assert_eq!(kept(&archive), expected);
+        drop(archive);
+        std::fs::remove_file(bench.store().join(super::super::catalog::CATALOG_FILE)).unwrap();
+        let archive = bench.open();
+        assert!(archive.was_rebuilt() && archive.had_roster());
+        assert_eq!(kept(&archive), expected);
+        assert_eq!(archive.read().unwrap().trash_start().unwrap(), taken[0].end());
+        // A change that the catalog lost in a power cut is made up for.
+        archive.remove_snapshots(&taken[..1]).unwrap();
+        drop(archive);
+        let roster = std::fs::read(bench.store().join("snapshots.json")).unwrap();
+        let archive = bench.open();
+        archive.set_held(&taken[2..3], false).unwrap();
+        drop(archive);
+        std::fs::write(bench.store().join("snapshots.json"), roster).unwrap();
+        assert_eq!(kept(&bench.open()), expected[1..]);
     }
 
     #[test]

@@ -49,7 +49,11 @@ pub(crate) fn compare(
     let after = View::at(archive, backing, later)?;
     let past = archive.read()?;
     let mut live_parent = |directory: &FileHandle| parent_now(backing, directory);
-    let below = below.map(|directory| Below { directory, live_parent: &mut live_parent });
+    let below = below.map(|directory| Below {
+        directories: vec![directory],
+        entry: None,
+        live_parent: &mut live_parent,
+    });
     let raw = past.difference(earlier, later, below)?;
     let (mut places_before, mut places_after) = (Places::at(backing, earlier), Places::at(backing, later));
     let mut gone: FxHashMap<FileHandle, Vec<(PathBuf, Named)>> = FxHashMap::default();

@@ -99,6 +99,7 @@ pub(crate) struct History {
     /// Directories of which it is noted that they were changed outside, and in which epoch.
     told_outside: Mutex<(Epoch, FxHashSet<FileHandle>)>,
     pressure: OnceLock<Pressure>,
+    settle: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Bytes that may still be kept before somebody looks at how full the disk is.
     room: AtomicU64,
     pub(crate) counters: HistoryCounters,
@@ -171,6 +172,7 @@ impl History {
             is_strict: AtomicBool::new(false),
             told_outside: Mutex::new((epoch, FxHashSet::default())),
             pressure: OnceLock::new(),
+            settle: OnceLock::new(),
             room: AtomicU64::new(u64::MAX),
             counters: HistoryCounters::default(),
             root: backing.root_handle(),
@@ -409,6 +411,9 @@ impl History {
         actor: Actor,
         snapshot: Option<SnapshotNote>,
     ) -> Result<EpochEnded, EndError> {
+        if let Some(settle) = self.settle.get() {
+            settle();
+        }
         let running = self.epoch();
         self.store.mark_epoch(running, running.next())?;
         let before = self.born_after_ns.swap(i64::MAX, Ordering::AcqRel);
@@ -476,6 +481,7 @@ impl History {
         changes.push(Change::Attributes { inode, before });
         // Nothing that goes through the mount has touched it in this epoch.
         let ended = self.born_after_ns.load(Ordering::Acquire);
+        let is_first = is_first && touched.mapped_since.lock().is_none();
         if is_first && ended < i64::MAX && before.changed_ns > ended.saturating_add(TICK_NS) {
             changes.push(Change::ChangedOutside { inode, name: None });
         }

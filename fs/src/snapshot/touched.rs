@@ -108,6 +108,11 @@ impl Content {
 const BURST_SECONDS: u64 = 2;
 
 impl Touched {
+    /// Returns the inode.
+    pub(crate) fn handle(&self) -> FileHandle {
+        self.handle
+    }
+
     /// Whether a removal of a name from this directory, at so many seconds since 1970, is the first one of a burst: how
     /// the directory was before must be noted then, although it may be noted already in this epoch. The moment before
     /// a burst can be asked for, not only the ends of epochs.

@@ -9,6 +9,7 @@
 //! passed off as those of the moment.
 
 mod children;
+mod doubt;
 mod holes;
 mod presence;
 
@@ -300,68 +301,6 @@ impl<'a> View<'a> {
         };
         let content = Mutex::new(None);
         Ok(PastFile { inode: *inode, attributes, moment: self.moment, live, content })
-    }
-
-    /// Returns whether a file was changed past the mount, so that what is read of it is not what it was. Ask after reading.
-    ///
-    /// # Errors
-    /// See [`ArchiveError`].
-    pub(crate) fn is_changed_outside(&self, file: &PastFile) -> Result<bool, ArchiveError> {
-        // Before the catalog is asked, which knows then of whatever the mount did to it.
-        let now = self.stat_now(&file.inode)?;
-        let (_, known) = file.pieces(self.archive)?;
-        let past = self.archive.read()?;
-        let outside = past.outside_after(&file.inode, self.moment)?;
-        let first = outside.first().map(|outside| outside.at);
-        let mut has_live = false;
-        for piece in &known.content.pieces {
-            match piece.source {
-                Source::Kept(row) if first.is_some_and(|first| first < row.at) => return Ok(true),
-                Source::Kept(_) => {}
-                Source::Live => has_live = true,
-            }
-        }
-        if !has_live {
-            return Ok(false);
-        }
-        // Only of a file that nobody has touched through the mount since then does the ctime say something.
-        let is_untouched = past.attributes_at(&file.inode, self.moment)?.is_none();
-        let is_later = now.is_some_and(|now| self.certainty_of_now(&now) == Certainty::ChangedOutside);
-        Ok(first.is_some() || (is_untouched && is_later))
-    }
-
-    /// Returns whether a file's bytes are known as they were.
-    ///
-    /// # Errors
-    /// See [`ArchiveError`].
-    pub(crate) fn certainty(&self, file: &PastFile) -> Result<Certainty, ArchiveError> {
-        // Before the catalog is asked, which knows then of whatever the mount did to it.
-        let now = self.stat_now(&file.inode)?;
-        let (_, known) = file.pieces(self.archive)?;
-        let past = self.archive.read()?;
-        let mut worst = Certainty::Exact;
-        for piece in &known.content.pieces {
-            let kept = match piece.source {
-                // What was taken away is the inode, which a mapping may go on to change.
-                Source::Kept(row) if row.origin != Origin::TakenAway => Some(row.at),
-                Source::Kept(_) | Source::Live => None,
-            };
-            let until = kept.unwrap_or(super::sequence::Epoch::LAST.end());
-            let outside = past.outside_after(&file.inode, self.moment)?;
-            if outside.iter().any(|outside| outside.at < until) {
-                return Ok(Certainty::ChangedOutside);
-            }
-            let mapped = self.archive.history().mapped_since(&file.inode);
-            if mapped.is_some_and(|since| since < until) || past.is_fuzzy(&file.inode, self.moment, kept)? {
-                worst = Certainty::Fuzzy;
-            }
-        }
-        let is_live = known.content.pieces.iter().any(|piece| piece.source == Source::Live);
-        // Only of a file that nobody has touched through the mount since then does the ctime say something.
-        if is_live && past.attributes_at(&file.inode, self.moment)?.is_none() {
-            worst = worst.max(self.certainty_of_now(&now.ok_or(Errno::STALE)?));
-        }
-        Ok(worst)
     }
 }
 

@@ -1,7 +1,10 @@
 //! `.snapshots` itself: which snapshots there are, what they are found by, and taking one.
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use rustix::io::Errno;
@@ -12,8 +15,8 @@ use crate::backing::{Stat, stat_of};
 use crate::fs::{Caller, Entry, GuardFs, borrow};
 use crate::inode::Inode;
 use crate::snapshot::{
-    Archive, ArchiveError, MAX_GIVEN_NAME, Presence, SnapshotNote, SnapshotReason, SnapshotRecord, View,
-    candidates, label, may_be_given,
+    Archive, ArchiveError, CatalogError, MAX_GIVEN_NAME, Presence, SnapshotNote, SnapshotReason,
+    SnapshotRecord, View, candidates, label, may_be_given,
 };
 use crate::sys::handle::FileHandle;
 use crate::sys::identity;
@@ -113,7 +116,8 @@ impl GuardFs {
     ///
     /// # Errors
     /// `EROFS` elsewhere in a snapshot; `EINVAL` for a name that could stand for something else, `ENAMETOOLONG` for one
-    /// that does not fit into a label; `EEXIST` if a snapshot has the name; `EIO` if it cannot be taken.
+    /// that does not fit into a label; `EEXIST` if a snapshot has the name; `EBUSY` if there were too many in a short
+    /// time; `EIO` if it cannot be taken.
     pub(in crate::fs) fn take_snapshot(
         &self,
         caller: Caller,
@@ -131,9 +135,13 @@ impl GuardFs {
         identity::assume_nobody()?;
         let archive = self.archive()?;
         {
-            let _taking = self.snapshots_dir.taking.lock();
+            let mut taking = self.snapshots_dir.taking.lock();
             if !candidates(&snapshots(&archive)?, given, Timestamp::now()).is_empty() {
                 return Err(Errno::EXIST);
+            }
+            if !taking.take(Instant::now()) {
+                self.snapshots_dir.refused.fetch_add(1, Ordering::AcqRel);
+                return Err(Errno::BUSY);
             }
             let note = SnapshotNote {
                 reason: SnapshotReason::Manual,
@@ -146,6 +154,51 @@ impl GuardFs {
             tracing::info!(snapshot = taken.epoch.0, name = given, uid = caller.uid, "snapshot is taken");
         }
         self.find_snapshot(&listing, name)
+    }
+
+    /// `rmdir .snapshots/NAME`: removes a snapshot of the whole workspace. Only for its owner and root.
+    ///
+    /// # Errors
+    /// `EROFS` elsewhere in a snapshot; `ENOENT` if there is none; `EINVAL` for a name that is found by its time, or
+    /// `latest`; `EPERM` for others; `EBUSY` for one that is held; `EIO` if it cannot be removed.
+    pub(in crate::fs) fn remove_snapshot(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+    ) -> Result<(), Errno> {
+        let listing = self.past_inode(parent)?;
+        if listing.past != 0 {
+            return Err(Errno::ROFS);
+        }
+        let word = name.to_str().ok_or(Errno::NOENT)?;
+        identity::assume_nobody()?;
+        let archive = self.archive()?;
+        let presence = Presence::of(&self.backing, &listing.handle)?;
+        let records = snapshots(&archive)?;
+        let found = presence.first_of(&archive, candidates(&records, word, Timestamp::now()));
+        let record = found.map_err(|error| errno_of(&error))?.ok_or(Errno::NOENT)?;
+        // The latest one before some time is another one tomorrow: nobody should remove what they did not mean.
+        let is_meant = record.name.as_deref() == Some(word)
+            || label(record) == word
+            || word.parse() == Ok(record.epoch.0);
+        if !is_meant {
+            return Err(Errno::INVAL);
+        }
+        let owner = stat_of(self.backing.root().as_fd())?.stx_uid;
+        if caller.uid != 0 && caller.uid != owner {
+            return Err(Errno::PERM);
+        }
+        if record.is_held {
+            return Err(Errno::BUSY);
+        }
+        archive.remove_snapshots(&[record.epoch]).map_err(|error| match error {
+            // Somebody else was faster.
+            ArchiveError::Catalog(CatalogError::NoSnapshot { .. }) => Errno::NOENT,
+            error => errno_of(&error),
+        })?;
+        tracing::info!(snapshot = record.epoch.0, name = word, uid = caller.uid, "snapshot is removed");
+        Ok(())
     }
 
     /// Reads the access ACL of a list's directory, which the list has as well.

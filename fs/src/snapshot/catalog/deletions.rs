@@ -51,31 +51,44 @@ pub(crate) struct Burst {
     pub(crate) bytes: u64,
 }
 
-/// Only what lay below a directory.
+/// Only what had a path, or lay below it.
 pub(crate) struct Below<'a> {
-    /// The directory.
-    pub(crate) directory: FileHandle,
+    /// The directories that had the path at one time or another.
+    pub(crate) directories: Vec<FileHandle>,
+    /// The entry of that name, in directories in which it had the path.
+    pub(crate) entry: Option<(Vec<FileHandle>, Vec<u8>)>,
     /// Returns where a directory is now: the directory that contains it; `None` for the root or one that is gone.
     pub(crate) live_parent: &'a mut dyn FnMut(&FileHandle) -> Option<FileHandle>,
 }
 
 impl Below<'_> {
-    /// Returns whether `inode` lay below the directory at a moment, or was it.
+    fn is_of(&mut self, past: &Past, deletion: &Deletion) -> Result<bool, CatalogError> {
+        let is_entry = self
+            .entry
+            .as_ref()
+            .is_some_and(|(parents, name)| *name == deletion.name && parents.contains(&deletion.parent));
+        Ok(is_entry || self.contains(past, &deletion.parent, deletion.event.at.before())?)
+    }
+
+    /// Returns whether `inode` lay below one of the directories at a moment, or was it.
     pub(super) fn contains(
         &mut self,
         past: &Past,
         inode: &FileHandle,
         moment: Sequence,
     ) -> Result<bool, CatalogError> {
+        if self.directories.is_empty() {
+            return Ok(false);
+        }
         let trail = past.trail_at(inode, moment)?;
-        if trail.names.iter().any(|(_, inode)| *inode == self.directory) {
+        if trail.names.iter().any(|(_, inode)| self.directories.contains(inode)) {
             return Ok(true);
         }
         // As deep as it was, it is no deeper now; a loop can only come from directories moving meanwhile.
         let mut place = Some(trail.top);
         for _ in 0..super::as_of::DEEPEST {
             match place {
-                Some(directory) if directory == self.directory => return Ok(true),
+                Some(directory) if self.directories.contains(&directory) => return Ok(true),
                 // An ancestor that has moved since then was elsewhere, which the next step of the trail says.
                 Some(directory) => place = self.parent_at(past, &directory, moment)?,
                 None => return Ok(false),
@@ -98,16 +111,16 @@ impl Below<'_> {
 }
 
 impl Past {
-    /// Returns what was deleted after `since`, latest first, at most `limit`.
+    /// Returns what was deleted after `since` and is wanted, latest first, at most `limit`.
     ///
     /// # Errors
     /// If the file cannot be read.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a question that no command asks yet"))]
     pub(crate) fn deleted(
         &self,
         since: Sequence,
         mut below: Option<Below<'_>>,
         limit: usize,
+        mut is_wanted: impl FnMut(&Self, &Deletion) -> Result<bool, CatalogError>,
     ) -> Result<Vec<Deletion>, CatalogError> {
         self.consistent(|| {
             let mut found = Vec::new();
@@ -117,12 +130,13 @@ impl Past {
                 let Some(oldest) = page.last() else { break };
                 end = oldest.event.at.to_i64();
                 for mut deletion in page {
-                    if let Some(below) = &mut below {
-                        let was = deletion.event.at.before();
-                        let is_below = below.contains(self, &deletion.parent, was)?;
-                        if !is_below {
-                            continue;
-                        }
+                    if let Some(below) = &mut below
+                        && !below.is_of(self, &deletion)?
+                    {
+                        continue;
+                    }
+                    if !is_wanted(self, &deletion)? {
+                        continue;
                     }
                     if found.len() == limit {
                         break;
@@ -195,6 +209,20 @@ impl Past {
         name: &[u8],
     ) -> Result<Option<(Event, Named)>, CatalogError> {
         self.last_event_of(parent, name, "")
+    }
+
+    /// Returns the directories that a name has stood for and does not any more.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub(crate) fn former_directories(
+        &self,
+        parent: &FileHandle,
+        name: &[u8],
+    ) -> Result<Vec<FileHandle>, CatalogError> {
+        let sql = "SELECT DISTINCT before FROM name
+                   WHERE parent = ?1 AND name = ?2 AND before IS NOT NULL AND file_type = ?3 ORDER BY at DESC";
+        self.rows("read former directories", sql, params![parent, name, libc::S_IFDIR], |row| row.get(0))
     }
 
     fn last_event_of(

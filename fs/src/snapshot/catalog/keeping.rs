@@ -143,6 +143,26 @@ impl Past {
         Ok(found.flatten())
     }
 
+    /// Returns the moments of `kept`, the trash aside, that need a row; `None` if the row is gone.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub(crate) fn needed_by(
+        &self,
+        row: &ContentRow,
+        kept: &Kept,
+    ) -> Result<Option<Vec<Epoch>>, CatalogError> {
+        let rows = self.content_of(&row.inode)?;
+        let since = lifetimes::since(&rows, &self.lifetime_of(&rows)?);
+        let place = rows
+            .iter()
+            .zip(since)
+            .find(|(known, _)| (known.at, known.span, known.object) == (row.at, row.span, row.object));
+        let Some((known, since)) = place else { return Ok(None) };
+        let moments = kept.moments().get(kept.within(since, known.at)).unwrap_or_default();
+        Ok(Some(moments.iter().map(|moment| moment.epoch()).collect()))
+    }
+
     /// Returns how many objects are damaged.
     ///
     /// # Errors
@@ -174,15 +194,7 @@ impl Catalog {
     /// If the disk does not let us; nothing is marked then.
     pub(crate) fn note_damage(&mut self, row: &ContentRow) -> Result<Vec<Epoch>, CatalogError> {
         let kept = self.past.kept()?;
-        let rows = self.past.content_of(&row.inode)?;
-        let since = lifetimes::since(&rows, &self.past.lifetime_of(&rows)?);
-        let place = rows
-            .iter()
-            .zip(since)
-            .find(|(known, _)| (known.at, known.span, known.object) == (row.at, row.span, row.object));
-        let Some((known, since)) = place else { return Ok(Vec::new()) };
-        let moments = kept.moments().get(kept.within(since, known.at)).unwrap_or_default();
-        let epochs: Vec<Epoch> = moments.iter().map(|moment| moment.epoch()).collect();
+        let Some(epochs) = self.past.needed_by(row, &kept)? else { return Ok(Vec::new()) };
         let (offset, _) = stored_span(row.span);
         let note = || {
             let transaction = self.past.connection.unchecked_transaction()?;

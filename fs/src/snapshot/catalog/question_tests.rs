@@ -114,24 +114,28 @@ fn cut_off_and_replaced_files_are_in_bursts() {
     let [burst] = bursts.as_slice() else { panic!("{bursts:?}") };
     assert_eq!((burst.replaced, burst.truncated, burst.unlinked, burst.bytes), (1, 1, 0, 2148));
     assert_eq!(burst.last.at, moment(1, 3));
-    let deleted = catalog.past().deleted(Sequence::ZERO, None, 10).unwrap();
+    let deleted = catalog.past().deleted(Sequence::ZERO, None, 10, any).unwrap();
     let names: Vec<_> = deleted.iter().map(|deletion| deletion.name.as_slice()).collect();
     assert_eq!(names, [b"model.pt"]);
+}
+
+fn any(_: &Past, _: &super::deletions::Deletion) -> Result<bool, super::CatalogError> {
+    Ok(true)
 }
 
 #[test]
 fn deleted_lists_the_latest_first_and_says_what_was_there() {
     let (_dir, catalog) = catalog_of(two_processes());
-    let found = catalog.past().deleted(Sequence::ZERO, None, 3).unwrap();
+    let found = catalog.past().deleted(Sequence::ZERO, None, 3, any).unwrap();
     let names: Vec<_> =
         found.iter().map(|deletion| String::from_utf8_lossy(&deletion.name).into_owned()).collect();
     assert_eq!(names, ["late", "project", "src"]);
-    let all = catalog.past().deleted(moment(1, 9), None, 100).unwrap();
+    let all = catalog.past().deleted(moment(1, 9), None, 100, any).unwrap();
     assert_eq!(all.len(), 6);
     let first = all.last().unwrap();
     assert_eq!((first.before, first.size, first.event.actor.pid), (file(20), Some(4096), 7));
     assert_eq!(first.after, Then::AsNow);
-    assert_eq!(catalog.past().deleted(moment(1, 10), None, 100).unwrap().len(), 5);
+    assert_eq!(catalog.past().deleted(moment(1, 10), None, 100, any).unwrap().len(), 5);
 }
 
 #[test]
@@ -150,8 +154,9 @@ fn deleted_below_a_directory_follows_those_that_are_gone_and_those_that_moved() 
             .map(|(_, parent)| handle(*parent))
     };
     let mut names_below = |directory: u64| -> Vec<String> {
-        let below = Below { directory: handle(directory), live_parent: &mut live };
-        let found = catalog.past().deleted(Sequence::ZERO, Some(below), 100).unwrap();
+        let directories = vec![handle(directory)];
+        let below = Below { directories, entry: None, live_parent: &mut live };
+        let found = catalog.past().deleted(Sequence::ZERO, Some(below), 100, any).unwrap();
         found.iter().map(|deletion| String::from_utf8_lossy(&deletion.name).into_owned()).collect()
     };
     assert_eq!(names_below(2), ["src", "b", "a", "early"]);
@@ -165,7 +170,7 @@ fn deletions_of_more_than_a_page_are_all_found_once() {
     let count = 3000;
     let entries = (1..=count).map(|n| unlink(n, 7, ROOT, &format!("f{n}"), 100 + u64::from(n), 1)).collect();
     let (_dir, catalog) = catalog_of(entries);
-    let found = catalog.past().deleted(Sequence::ZERO, None, 10_000).unwrap();
+    let found = catalog.past().deleted(Sequence::ZERO, None, 10_000, any).unwrap();
     let moments: Vec<_> = found.iter().map(|deletion| deletion.event.at).collect();
     let expected: Vec<_> = (1..=u64::from(count)).rev().map(|n| moment(1, n)).collect();
     assert_eq!(moments, expected);
@@ -176,7 +181,7 @@ fn deletion_that_failed_is_none() {
     let mut entries = vec![unlink(1, 7, ROOT, "busy", 20, 10)];
     entries.push(entry(1, 2, 7, Cause::History, vec![Change::NotTaken { object: ObjectId(120) }]));
     let (_dir, catalog) = catalog_of(entries);
-    assert!(catalog.past().deleted(Sequence::ZERO, None, 10).unwrap().is_empty());
+    assert!(catalog.past().deleted(Sequence::ZERO, None, 10, any).unwrap().is_empty());
     assert!(catalog.past().bursts(Sequence::ZERO).unwrap().is_empty());
     assert_eq!(catalog.past().moment_before_delete(&handle(ROOT), b"busy").unwrap(), None);
     assert_eq!(catalog.past().stored_bytes().unwrap(), 0);
@@ -302,8 +307,9 @@ fn snapshots_are_held_noted_and_removed() {
         Entry::epoch_end(Epoch(1), 5, actor, None),
         Entry::epoch_end(Epoch(2), 6, actor, Some(note)),
     ]);
-    catalog.set_held(Epoch(2), true).unwrap();
-    catalog.set_note(Epoch(2), Some("keep")).unwrap();
+    let taken = catalog.past().snapshots().unwrap().remove(0);
+    let decided = SnapshotRecord { is_held: true, note: Some("keep".into()), ..taken };
+    catalog.set_decided(&decided).unwrap();
     catalog.set_state(Epoch(2), SnapshotState::Durable).unwrap();
     let expected = SnapshotRecord {
         epoch: Epoch(2),
@@ -318,7 +324,8 @@ fn snapshots_are_held_noted_and_removed() {
     assert_eq!(expected.moment(), Epoch(2).end());
     assert_eq!(catalog.past().snapshots().unwrap(), [expected]);
     assert_eq!(catalog.past().last_ended_epoch().unwrap(), Some(Epoch(2)));
-    assert!(matches!(catalog.set_held(Epoch(1), true), Err(CatalogError::NoSnapshot { epoch: 1 })));
+    let unknown = SnapshotRecord { epoch: Epoch(1), ..decided };
+    assert!(matches!(catalog.set_decided(&unknown), Err(CatalogError::NoSnapshot { epoch: 1 })));
     catalog.remove_snapshot(Epoch(2)).unwrap();
     assert_eq!(catalog.past().snapshots().unwrap(), []);
     assert!(catalog.remove_snapshot(Epoch(2)).is_err());
@@ -428,7 +435,7 @@ fn reader_sees_what_was_applied_and_cannot_write() {
     assert_eq!(catalog.sync().unwrap(), past.position().unwrap());
     let later = [(unlink(2, 7, ROOT, "b", 21, 1), LogPosition { segment: 1, offset: 2 })];
     catalog.apply(later).unwrap();
-    assert_eq!(past.deleted(Sequence::ZERO, None, 10).unwrap().len(), 2);
+    assert_eq!(past.deleted(Sequence::ZERO, None, 10, any).unwrap().len(), 2);
 }
 
 #[test]

@@ -95,21 +95,23 @@ impl Past {
 }
 
 impl Catalog {
-    /// Holds a snapshot or lets it go.
+    /// Sets what users decide about a snapshot: whether it is held, its name and its note. See [`super::super::roster`]
+    /// for what has to be done before.
     ///
     /// # Errors
     /// `NoSnapshot`, or if the disk does not let us.
-    pub(crate) fn set_held(&mut self, epoch: Epoch, is_held: bool) -> Result<(), CatalogError> {
-        self.change_snapshot("UPDATE snapshot SET is_held = ?2 WHERE epoch = ?1", epoch, is_held)
-    }
-
-    /// Sets the text that a user attached to a snapshot.
-    ///
-    /// # Errors
-    /// `NoSnapshot`, or if the disk does not let us.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a question that no command asks yet"))]
-    pub(crate) fn set_note(&mut self, epoch: Epoch, note: Option<&str>) -> Result<(), CatalogError> {
-        self.change_snapshot("UPDATE snapshot SET note = ?2 WHERE epoch = ?1", epoch, note)
+    pub(crate) fn set_decided(&mut self, snapshot: &SnapshotRecord) -> Result<(), CatalogError> {
+        self.change_snapshot(
+            "UPDATE snapshot SET is_held = ?2 WHERE epoch = ?1",
+            snapshot.epoch,
+            snapshot.is_held,
+        )?;
+        self.change_snapshot(
+            "UPDATE snapshot SET name = ?2 WHERE epoch = ?1",
+            snapshot.epoch,
+            &snapshot.name,
+        )?;
+        self.change_snapshot("UPDATE snapshot SET note = ?2 WHERE epoch = ?1", snapshot.epoch, &snapshot.note)
     }
 
     /// Notes how safe a snapshot is.

@@ -20,12 +20,10 @@ impl History {
         let affected = if is_affordable { Affected::ALL } else { Affected::From(u64::MAX) };
         touched.mappers.fetch_add(1, Ordering::AcqRel);
         drop(self.before_content(touched, backing, affected, actor, Cause::Map));
-        let mut since = touched.mapped_since.lock();
-        if since.is_none() {
-            *since = Some(self.epochs.moment(self.epoch()));
-        }
-        drop(since);
-        self.mapped.lock().insert(node, touched.clone());
+        // Under the lock of all: whoever finds that nobody maps it any more ends it under that.
+        let mut mapped = self.mapped.lock();
+        touched.mapped_since.lock().get_or_insert_with(|| self.epochs.moment(self.epoch()));
+        mapped.insert(node, touched.clone());
     }
 
     /// A file was open for reading and writing under a worker before this one.
@@ -35,15 +33,37 @@ impl History {
         self.mapped.lock().insert(node, touched.clone());
     }
 
-    /// An open that could change the file unseen has ended.
-    pub(crate) fn after_mapping(&self, node: u64, touched: &Touched) {
+    /// A worker before this one had found a file to be mapped that is not open any more.
+    pub(crate) fn restore_outlived_mapping(&self, node: u64, touched: &Arc<Touched>) {
+        *touched.mapped_since.lock() = Some(Epoch(self.epoch().0.saturating_sub(2)).end());
+        self.mapped.lock().insert(node, touched.clone());
+    }
+
+    /// An open that could change the file unseen has ended; a mapping that was made from it may go on. See
+    /// [`Self::released`].
+    pub(crate) fn after_mapping(&self, touched: &Touched) {
+        touched.mappers.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Returns the files that nobody has open any more in a way in which they could be changed unseen, but that may be
+    /// mapped still.
+    pub(crate) fn released(&self) -> Vec<(u64, Arc<Touched>)> {
+        let mapped = self.mapped.lock();
+        let released = mapped.iter().filter(|(_, touched)| touched.mappers.load(Ordering::Acquire) == 0);
+        released.map(|(node, touched)| (*node, touched.clone())).collect()
+    }
+
+    /// Nobody maps a released file. One that was opened again meanwhile stays.
+    pub(crate) fn end_mapping(&self, node: u64, touched: &Touched) {
         let mut mapped = self.mapped.lock();
-        if touched.mappers.fetch_sub(1, Ordering::AcqRel) > 1 {
+        let is_same = mapped.get(&node).is_some_and(|known| known.handle == touched.handle);
+        if !is_same || touched.mappers.load(Ordering::Acquire) > 0 {
             return;
         }
         mapped.remove(&node);
+        let since = touched.mapped_since.lock().take();
         drop(mapped);
-        let Some(since) = touched.mapped_since.lock().take() else { return };
+        let Some(since) = since else { return };
         let entered = self.epochs.enter();
         if since.epoch() < entered.epoch() && !self.store.can_clone() {
             let change = Change::MappedSince { inode: touched.handle, since };
@@ -51,11 +71,22 @@ impl History {
         }
     }
 
+    /// Sets what is called before an epoch ends: it finds out which of the released files are still mapped. The first
+    /// call counts.
+    pub(crate) fn set_settlement(&self, settle: Box<dyn Fn() + Send + Sync>) {
+        drop(self.settle.set(settle));
+    }
+
     /// Returns since when a mapping may have changed a file unseen, if one may now.
     pub(crate) fn mapped_since(&self, handle: &FileHandle) -> Option<Sequence> {
         if self.store.can_clone() {
             return None;
         }
+        self.may_be_mapped_since(handle)
+    }
+
+    /// The same, also where the file is cloned in each epoch.
+    pub(crate) fn may_be_mapped_since(&self, handle: &FileHandle) -> Option<Sequence> {
         let touched = self.mapped.lock().values().find(|touched| touched.handle == *handle).cloned()?;
         *touched.mapped_since.lock()
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
+use crate::fail_point::{self, Stage};
 use crate::snapshot::archive::{Archive, ArchiveError};
 use crate::snapshot::catalog::{Condemned, Disposal, Sweep};
 use crate::snapshot::store::Store;
@@ -84,6 +85,8 @@ fn dispose(
     }
     // A power cut must not bring back rows whose objects are gone.
     archive.with_catalog(|catalog| catalog.sync().map(drop))?;
+    fail_point::begin("collect");
+    fail_point::reach(Stage::Prepared);
     loop {
         if !go_on() {
             collected.is_interrupted = true;
@@ -105,7 +108,9 @@ fn dispose(
                 Err(errno) => failure = Some(errno),
             }
         }
+        fail_point::reach(Stage::Effect);
         archive.with_catalog(|catalog| catalog.disposed(&done))?;
+        fail_point::reach(Stage::Noted);
         // The others would be found first again.
         if let Some(errno) = failure {
             return Err(errno.into());

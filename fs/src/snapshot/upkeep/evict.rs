@@ -77,7 +77,7 @@ pub(crate) fn evict(
                 evicted.trash_bytes = evicted.trash_bytes.saturating_add(bytes);
             }
             Eviction::DropSnapshot { id, .. } => {
-                archive.with_catalog(|catalog| catalog.remove_snapshot(id))?;
+                archive.remove_snapshots(&[id])?;
                 evicted.snapshots.push(id);
             }
         }

@@ -49,8 +49,8 @@ pub(crate) fn retain(archive: &Archive, bounds: &Bounds, now: Timestamp) -> Resu
     if is_trash_shorter {
         archive.shorten_trash(due)?;
     }
-    for epoch in &removed {
-        archive.with_catalog(|catalog| catalog.remove_snapshot(*epoch))?;
+    if !removed.is_empty() {
+        archive.remove_snapshots(&removed)?;
     }
     Ok(Retained { removed, is_trash_shorter, paused: None })
 }
@@ -87,4 +87,63 @@ pub(crate) fn trash_due(
     let oldest_ns = i64::try_from(oldest.as_nanosecond()).unwrap_or(i64::MIN);
     let last = past.last_ended_epoch()?.map_or(Sequence::ZERO, Epoch::end);
     Ok(past.moment_at_time(oldest_ns)?.min(last))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::sync::Arc;
+
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::backing::Backing;
+    use crate::snapshot::History;
+    use crate::snapshot::record::{Actor, SnapshotNote, SnapshotReason};
+
+    #[test]
+    fn a_clock_that_leaps_or_goes_back_deletes_nothing() {
+        let kept = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        for name in ["root", "store"] {
+            std::fs::create_dir(kept.path().join(name)).unwrap();
+        }
+        let root = std::fs::File::open(kept.path().join("root")).unwrap();
+        let backing = Backing::new(root.into()).unwrap();
+        let store = std::fs::File::open(kept.path().join("store")).unwrap();
+        let history = Arc::new(History::begin(store.as_fd(), &backing).unwrap());
+        let archive = Archive::open(history, &kept.path().join("store")).unwrap();
+        for _ in 0..5 {
+            let note =
+                SnapshotNote { reason: SnapshotReason::Automatic, name: None, note: None, is_held: false };
+            archive.take_snapshot(&backing, Actor::default(), note).unwrap();
+        }
+        let all: Vec<Epoch> =
+            archive.read().unwrap().snapshots().unwrap().iter().map(|snapshot| snapshot.epoch).collect();
+        let trash_start = archive.read().unwrap().trash_start().unwrap();
+        let policy = RetentionPolicy {
+            within_minutes: 0,
+            hourly: 0,
+            daily: 0,
+            weekly: 0,
+            monthly: 0,
+            trash_days: 0,
+            ..RetentionPolicy::default()
+        };
+        let bounds = Bounds { policy, zone: TimeZone::UTC };
+        let now = Timestamp::now();
+        for (jump, fault) in [
+            (SignedDuration::from_hours(24 * 400), ClockFault::LeaptAhead),
+            (SignedDuration::from_hours(-1), ClockFault::WentBack),
+        ] {
+            let retained = retain(&archive, &bounds, now + jump).unwrap();
+            let expected = Retained { paused: Some(fault), ..Retained::default() };
+            assert_eq!(retained, expected);
+            let past = archive.read().unwrap();
+            assert_eq!(past.snapshots().unwrap().len(), all.len());
+            assert_eq!(past.trash_start().unwrap(), trash_start);
+        }
+        // With the clock as it was, the policy counts.
+        let retained = retain(&archive, &bounds, Timestamp::now()).unwrap();
+        assert_eq!((retained.paused, retained.removed.len()), (None, all.len() - 1));
+    }
 }

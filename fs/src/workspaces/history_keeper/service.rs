@@ -13,7 +13,7 @@ use super::{Shared, Subject};
 use crate::error_chain::one_line;
 use crate::snapshot::{
     Archive, ArchiveError, Epoch, Fullness, History, ObjectId, Pace, SnapshotReason, SnapshotState, collect,
-    hash_some, retain, scan, verify,
+    hash_some, mark_lost, retain, scan, verify,
 };
 use crate::workspaces::history_board::shown_time;
 
@@ -177,6 +177,9 @@ impl Round<'_> {
                 );
                 self.shared.tell(self.subject, EventKind::HistoryDamaged, &message);
             }
+            if self.archive.was_rebuilt() {
+                self.mark_lost(&go_on)?;
+            }
             self.duty.is_scanned = true;
         }
         // Little is lost in a power cut of what is noted soon.
@@ -205,6 +208,24 @@ impl Round<'_> {
         self.keep_within_bounds()?;
         self.hash()?;
         self.scrub()
+    }
+
+    /// After the catalog was made again: what it speaks of may be gone.
+    fn mark_lost(&self, go_on: &dyn Fn() -> bool) -> Result<(), ArchiveError> {
+        let lost = mark_lost(self.archive, go_on)?;
+        if lost.is_trash_shorter {
+            warn!(workspace = %self.subject.id, "it is not known any more how far the trash reached back; it begins later");
+        }
+        if lost.objects > 0 {
+            let snapshots: Vec<String> = lost.snapshots.iter().map(|epoch| epoch.0.to_string()).collect();
+            let message = format!(
+                "{} kept objects are lost; the snapshots that need them are degraded: {}; see `wsguard verify`",
+                lost.objects,
+                if snapshots.is_empty() { "none".to_owned() } else { snapshots.join(", ") }
+            );
+            self.shared.tell(self.subject, EventKind::HistoryDamaged, &message);
+        }
+        Ok(())
     }
 
     /// Long work goes on as long as the workspace is mounted and nobody stops us.

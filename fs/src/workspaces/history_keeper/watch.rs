@@ -14,6 +14,10 @@ use crate::snapshot::{Archive, Epoch, History, Shortage, SnapshotReason};
 
 /// How often every workspace is looked at.
 const STEP: Duration = Duration::from_millis(250);
+/// Refused snapshots are told no more often than this.
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(60);
+/// Between two looks at which of the files that were open for reading and writing are still mapped.
+const SETTLE_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the log is folded.
 const FOLD_INTERVAL: Duration = Duration::from_secs(1);
 /// Files that are deleted or replaced within this time are a burst …
@@ -43,9 +47,12 @@ struct Care {
     epoch_since: Instant,
     dirty_since: Option<Instant>,
     folded_at: Instant,
+    settled_at: Instant,
     bursts: Bursts,
     lost: u64,
     lost_told_at: Option<Instant>,
+    refused_snapshots: u64,
+    refusal_told_at: Option<Instant>,
     not_before: Option<Instant>,
 }
 
@@ -138,9 +145,12 @@ impl Care {
             epoch_since: now,
             dirty_since: None,
             folded_at: now,
+            settled_at: now,
             bursts: Bursts::default(),
             lost: 0,
             lost_told_at: None,
+            refused_snapshots: 0,
+            refusal_told_at: None,
             not_before: None,
         }
     }
@@ -205,6 +215,22 @@ impl Looking<'_> {
         let files = subject.fs.account().filter(|account| !account.is_estimated());
         let files = files.map(|account| account.used_inodes().saturating_add(taken));
         let has_burst_begun = care.bursts.has_begun(now, taken, files);
+        let refused = subject.fs.take_refused_snapshots();
+        care.refused_snapshots += refused;
+        let may_tell = care.refusal_told_at.is_none_or(|at| at.elapsed() >= REFUSAL_INTERVAL);
+        if care.refused_snapshots > 0 && may_tell {
+            let message = format!(
+                "{} snapshots were not taken, because mkdir in .snapshots takes ten at once and one more every ten \
+                 seconds; `wsguard snapshot create` takes any number",
+                care.refused_snapshots
+            );
+            shared.registry.notices().post(&subject.id, &jiff::Timestamp::now().to_string(), &message);
+            (care.refused_snapshots, care.refusal_told_at) = (0, Some(now));
+        }
+        if care.settled_at.elapsed() >= SETTLE_INTERVAL {
+            care.settled_at = now;
+            subject.fs.settle_mapped();
+        }
         let Some(archive) = archive else { return };
         if care.folded_at.elapsed() >= FOLD_INTERVAL {
             care.folded_at = now;
