@@ -346,7 +346,7 @@ impl Session {
     /// # Errors
     /// As syncfs(2).
     pub fn sync(&self) -> std::io::Result<()> {
-        Ok(self.fs.backing().sync()?)
+        Ok(self.fs.sync_backing()?)
     }
 
     /// Waits until the superblock is gone, then stops the threads beside it.

@@ -8,11 +8,13 @@
 //! `fs/doc/SNAPSHOTS.md` has the design, the formats and what is not promised.
 //!
 //! Parts: [`sequence`] (moments), [`record`] (entries and their encoding), `epochs` (who belongs to which epoch),
-//! `undo_log` (the files of the log), `store` (objects), `history` (what the filesystem calls before it changes
+//! `undo_log` (the files of the log), `ring` (what bridges its end over a power cut),
+//! `store` (objects), `history` (what the filesystem calls before it changes
 //! something), `catalog` (the log folded into SQLite, and every question about the past), `archive` (the catalog kept up
 //! to date), `view` (a workspace as it was), `label` (what snapshots are called), `retention` and `budget` (what goes,
 //! decided), `upkeep` (what goes, done).
 
+mod after_cut;
 mod archive;
 mod budget;
 mod catalog;
@@ -23,6 +25,7 @@ mod label;
 mod places;
 mod record;
 mod retention;
+mod ring;
 mod roster;
 mod sequence;
 mod store;
@@ -39,7 +42,7 @@ pub(crate) use catalog::{
     Version, XattrList,
 };
 pub(crate) use comparison::{DifferenceOf, compare};
-pub(crate) use history::{EpochEnded, History, Permit, Shortage, Step, attributes_of, now_ns};
+pub(crate) use history::{EpochEnded, History, Permit, Shortage, Step, Syncing, attributes_of, now_ns};
 pub(crate) use label::{MAX_GIVEN_NAME, candidates, label, may_be_given};
 pub(crate) use places::Places;
 pub(crate) use record::{

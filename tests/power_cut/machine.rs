@@ -20,6 +20,15 @@ pub(crate) enum Cache {
     Volatile,
 }
 
+/// What is on the disk before a change is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Care {
+    /// Nothing, but the journal keeps the order.
+    Default,
+    /// What was noted and preserved.
+    Strict,
+}
+
 /// See the module.
 pub(crate) struct Machine {
     daemon: Daemon,
@@ -29,7 +38,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(kind: FsKind, cache: Cache) -> Self {
+    pub(crate) fn new(kind: FsKind, cache: Cache, care: Care) -> Self {
         let below = (cache == Cache::Volatile).then(|| LoopFs::new(FsKind::Ext4, 2 << 30));
         let disk = match &below {
             Some(below) => LoopFs::inside(below, kind, 1 << 30),
@@ -40,7 +49,7 @@ impl Machine {
         fs::create_dir(disk.path().join("state")).expect("a new filesystem can be written");
         // Snapshots are taken by the test.
         let mut daemon = Daemon::builder()
-            .config("[snapshots]\nauto-seconds = 3600\nstrict = true\n")
+            .config(format!("[snapshots]\nauto-seconds = 3600\nstrict = {}\n", care == Care::Strict))
             .deadline(Duration::from_secs(240))
             .prepare();
         bind_state(&daemon, &disk);

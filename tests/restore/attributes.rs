@@ -107,15 +107,12 @@ fn a_restore_that_is_broken_off_leaves_whole_files_and_goes_on() {
     for n in 0..files {
         fs::write(path(n), "overwritten").unwrap();
     }
-    let restore = ground.mount.daemon().command().current_dir(ground.mount.path()).args([
-        "restore",
-        "d",
-        "--at",
-        &moment,
-        "--exact",
-        "--yes",
-        "--json",
-    ]);
+    let restore = ground
+        .mount
+        .daemon()
+        .command()
+        .current_dir(ground.mount.path())
+        .args(["restore", "d", "--at", &moment, "--exact", "--yes", "--json"]);
     let mut child = restore.spawn(Stdio::null(), Stdio::null(), Stdio::null());
     let jobs = || -> RestoreJobs {
         serde_json::from_str(&ground.cli(["restore", "--jobs", "--json"]).ok()).unwrap()

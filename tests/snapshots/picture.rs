@@ -55,7 +55,8 @@ impl Picture {
         let mut pending = vec![PathBuf::new()];
         while let Some(relative) = pending.pop() {
             let path = if relative.as_os_str().is_empty() { top.to_path_buf() } else { top.join(&relative) };
-            let meta = fs::symlink_metadata(&path)?;
+            let told = |error: io::Error| io::Error::new(error.kind(), format!("{relative:?}: {error}"));
+            let meta = fs::symlink_metadata(&path).map_err(told)?;
             if meta.is_dir() {
                 for entry in fs::read_dir(&path)? {
                     pending.push(relative.join(entry?.file_name()));
@@ -63,7 +64,8 @@ impl Picture {
             } else {
                 inodes.entry(meta.ino()).or_default().push(relative.clone());
             }
-            entries.insert(relative, Entry::of(&path, &meta)?);
+            let entry = Entry::of(&path, &meta).map_err(told)?;
+            entries.insert(relative, entry);
         }
         for mut names in inodes.into_values() {
             names.sort();

@@ -179,7 +179,8 @@ impl GuardFs {
             let affected = Affected::Range { offset, length: data.len() as u64 };
             let _permit = self.before_bytes(open_file, caller, Cause::Write, affected)?;
             if how.durability != Durability::Later || open_file.is_synchronous() {
-                self.sync_preserved(open_file);
+                // Nobody else preserves anything of the file while there is a permit.
+                drop(self.sync_preserved(open_file));
             }
             self.reclaim.retry_when_full(|| self.write_now(open_file, offset, data, origin, how))
         };
@@ -242,11 +243,7 @@ impl GuardFs {
         let open_file = self.files.get(number)?;
         let file = open_file.file(self)?;
         let file = file.as_fd();
-        if open_file.is_writer() {
-            self.sync_preserved(&open_file);
-        } else {
-            self.sync_history();
-        }
+        let _syncing = self.sync_preserved(&open_file);
         if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }?;
         if open_file.is_writer() {
             self.settle_synced(open_file.node, file);

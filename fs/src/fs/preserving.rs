@@ -14,7 +14,7 @@ use super::{Caller, GuardFs};
 use crate::backing::stat_of;
 use crate::inode::Inode;
 use crate::snapshot::{
-    Actor, Affected, Cause, History, Named, ObjectId, Permit, Shortage, Step, Touched, is_temporary,
+    Actor, Affected, Cause, History, Named, ObjectId, Permit, Shortage, Step, Syncing, Touched, is_temporary,
     list_attributes,
 };
 use crate::sys::handle::FileHandle;
@@ -123,14 +123,14 @@ impl GuardFs {
     fn part(&self, step: &mut Step<'_>, victim: &Victim) -> Option<ObjectId> {
         let (node, handle) = (victim.node, victim.handle);
         if victim.is_dir {
-            step.last_attributes(handle, &victim.stat);
+            step.last_attributes(node, handle, &victim.stat);
             step.extended_attributes(node, handle, || list_attributes(victim.fd.as_fd()));
             None
         } else if victim.stat.stx_nlink > 1 {
             step.attributes(node, handle, || Ok(victim.stat));
             None
         } else {
-            step.last_attributes(handle, &victim.stat);
+            step.last_attributes(node, handle, &victim.stat);
             // Only the inode has them from now on: noted, they do not keep it.
             step.last_extended_attributes(handle, || list_attributes(victim.fd.as_fd()));
             Some(step.take_away(handle, victim.stat.stx_blocks.saturating_mul(512)))
@@ -300,18 +300,29 @@ impl GuardFs {
         Ok(Some(history.before_content(touched, &self.backing, affected, caller.into(), cause)))
     }
 
-    /// Makes what was preserved of a file durable before the file is.
-    pub(super) fn sync_preserved(&self, open_file: &OpenFile) {
-        match (&self.history, open_file.inode.touched.get()) {
-            (Some(history), Some(touched)) => history.sync_before(touched),
-            _ => self.sync_history(),
+    /// Makes what was preserved of a file durable before the file is, which it may be made while the result is held.
+    pub(super) fn sync_preserved<'a>(&self, open_file: &'a OpenFile) -> Option<Syncing<'a>> {
+        let history = self.history.as_ref()?;
+        let touched = open_file.inode.touched.get();
+        if touched.is_none() {
+            history.sync_before_directory();
         }
+        touched.map(|touched| history.sync_before(touched))
+    }
+
+    /// Writes the whole backing filesystem back, and before it what was preserved.
+    ///
+    /// # Errors
+    /// As syncfs(2).
+    pub(crate) fn sync_backing(&self) -> Result<(), Errno> {
+        let _syncing = self.history.as_ref().map(|history| history.sync_all_before());
+        self.backing.sync()
     }
 
     /// Makes what was noted durable before something of the filesystem's is.
     pub(super) fn sync_history(&self) {
         if let Some(history) = &self.history {
-            history.sync_log_before();
+            history.sync_before_directory();
         }
     }
 
@@ -405,7 +416,7 @@ pub(super) fn affected_by(mode: FallocateFlags, offset: u64, length: u64) -> Aff
     if mode.intersects(FallocateFlags::COLLAPSE_RANGE | FallocateFlags::INSERT_RANGE) {
         Affected::From(offset)
     } else if mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE) {
-        Affected::Range { offset, length }
+        Affected::Freed { offset, length }
     } else {
         Affected::From(u64::MAX)
     }

@@ -204,7 +204,7 @@ impl BookKeeper {
             if is_asked || is_due && is_estimated {
                 // Whoever asks compares, and what was changed under a worker before this one is not looked at again: what
                 // is written back later must not look like a difference.
-                if let Err(errno) = self.fs.backing().sync() {
+                if let Err(errno) = self.fs.sync_backing() {
                     tracing::warn!(%errno, "filesystem cannot be synced before the count");
                 }
                 self.fs.settle_all();

@@ -12,18 +12,16 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
+use super::after_cut::{self, AfterCut};
 use super::catalog::{Applied, Catalog, CatalogError, Kept, Past, SnapshotRecord, SnapshotState};
 use super::history::{EndError, EpochEnded, History};
 use super::record::{Actor, Entry, SnapshotNote};
 use super::roster::{Roster, RosterError, Verdict};
 use super::sequence::{Epoch, Sequence};
+use super::store::{BOOT_FILE, BOOT_ID};
 use super::undo_log::{LogPosition, Reader};
 use crate::backing::Backing;
 
-/// Holds the number of the boot in which the catalog was used last, below the store's directory.
-const BOOT_FILE: &str = "boot";
-/// random(4).
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Entries that are folded in one transaction.
 const BATCH: usize = 4096;
 /// Connections that are kept open for the next question.
@@ -65,6 +63,8 @@ pub(crate) struct Archive {
     was_missing: bool,
     /// What was decided about snapshots was known when this was opened.
     had_roster: bool,
+    /// What became of the copies that were not known to be on the disk when the power went.
+    after_cut: Option<AfterCut>,
 }
 
 struct Folding {
@@ -139,7 +139,19 @@ impl Archive {
         let windows = Mutex::default();
         let roster = Roster::read(&dir)?;
         let had_roster = roster.is_some();
-        let archive = Self { history, dir, folding, idle, pins, windows, set_aside, was_missing, had_roster };
+        let after_cut = None;
+        let mut archive = Self {
+            history,
+            dir,
+            folding,
+            idle,
+            pins,
+            windows,
+            set_aside,
+            was_missing,
+            had_roster,
+            after_cut,
+        };
         archive.catch_up()?;
         if let Some(roster) = roster {
             archive.follow(&roster)?;
@@ -150,17 +162,14 @@ impl Archive {
 
     /// Finds out whether the machine was started since the catalog was used last. If it was, and nobody had closed the
     /// catalog, the power went: what was in memory then is lost, also of the snapshots that were not durable.
-    fn note_boot(&self, was_closed: bool) -> Result<(), ArchiveError> {
-        let (file, boot) = (self.dir.join(BOOT_FILE), std::fs::read_to_string(BOOT_ID).map_err(errno_of)?);
-        match std::fs::read_to_string(&file) {
-            Ok(known) if known == boot => return Ok(()),
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            // Torn, which is no text of ours either.
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {}
-            Err(error) => return Err(errno_of(error).into()),
+    fn note_boot(&mut self, was_closed: bool) -> Result<(), ArchiveError> {
+        if !self.history.store().is_of_another_boot()? {
+            return Ok(());
         }
+        let (file, boot) = (self.dir.join(BOOT_FILE), std::fs::read_to_string(BOOT_ID).map_err(errno_of)?);
         if !was_closed {
+            // Before anybody is shown a copy that the disk may not have.
+            self.after_cut = Some(after_cut::settle(self)?);
             let first = self.history.first_epoch();
             let lost: Vec<Epoch> = self
                 .read()?
@@ -264,6 +273,11 @@ impl Archive {
     /// Whether the catalog was not there when this was opened, although the workspace has a history.
     pub(crate) fn was_missing(&self) -> bool {
         self.was_missing
+    }
+
+    /// Returns what became of the copies that may not have been on the disk, if the power went before this was opened.
+    pub(crate) fn after_cut(&self) -> Option<AfterCut> {
+        self.after_cut
     }
 
     /// Returns what is kept.
@@ -609,6 +623,34 @@ mod tests {
         drop(archive);
         std::fs::write(bench.store().join("snapshots.json"), roster).unwrap();
         assert_eq!(kept(&bench.open()), expected[1..]);
+    }
+
+    #[test]
+    fn the_end_that_a_power_cut_took_from_the_log_is_put_back() {
+        for torn_bytes in [0, 5] {
+            let bench = Bench::new();
+            let archive = bench.open();
+            if !archive.history().log().is_bridged() {
+                eprintln!("SKIPPED: the filesystem of the sources keeps no order");
+                return;
+            }
+            let taken: Vec<Epoch> = (0..3).map(|_| bench.take(&archive)).collect();
+            // A dead process closes nothing.
+            std::mem::forget(archive);
+            let segment =
+                std::fs::read_dir(bench.store().join("log")).unwrap().next().unwrap().unwrap().path();
+            let whole = std::fs::metadata(&segment).unwrap().len();
+            let left = if torn_bytes == 0 { 0 } else { whole - torn_bytes };
+            std::fs::File::options().write(true).open(segment).unwrap().set_len(left).unwrap();
+            for name in ["catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"] {
+                std::fs::remove_file(bench.store().join(name)).unwrap();
+            }
+            std::fs::write(bench.store().join("boot"), "another").unwrap();
+            let archive = bench.open();
+            let snapshots = archive.read().unwrap().snapshots().unwrap();
+            let found: Vec<Epoch> = snapshots.iter().map(|snapshot| snapshot.epoch).collect();
+            assert_eq!(found, taken, "{torn_bytes} bytes less");
+        }
     }
 
     #[test]

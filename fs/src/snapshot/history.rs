@@ -7,6 +7,7 @@
 //! Called by the session's threads. A thread holds at most the content lock of one inode, and takes no other lock of the
 //! filesystem under it except the charge of the same inode.
 
+mod durable;
 mod mapping;
 mod step;
 #[cfg(test)]
@@ -25,6 +26,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
+use durable::Durable;
+pub(crate) use durable::Syncing;
 pub(crate) use step::Step;
 
 use super::epochs::{Entered, Epochs, StillRunning};
@@ -94,8 +97,7 @@ pub(crate) struct History {
     next_object: AtomicU64,
     /// Something changed that the log does not have.
     has_gap: AtomicBool,
-    /// What is preserved is durable before the change is made.
-    is_strict: AtomicBool,
+    durable: Durable,
     /// Directories of which it is noted that they were changed outside, and in which epoch.
     told_outside: Mutex<(Epoch, FxHashSet<FileHandle>)>,
     pressure: OnceLock<Pressure>,
@@ -148,7 +150,10 @@ impl History {
         let failed = |action| move |source| HistoryError::Log { action, source };
         let store = Store::open(dir, backing.readable())?;
         let log_dir = || store.directory("log").map_err(failed("find"));
-        let recent = undo_log::recent(log_dir()?, RECENT_BYTES).map_err(failed("read"))?;
+        let ring = || store.directory("ring").map_err(failed("find the ring of"));
+        let lost = Self::lost_entries(&store, &log_dir()?, &ring()?).map_err(failed("complete"))?;
+        let mut recent = undo_log::recent(log_dir()?, RECENT_BYTES).map_err(failed("read"))?;
+        recent.extend(lost.iter().cloned());
         // Entries that are behind have at most one epoch to go.
         let noted = recent.iter().map(|entry| entry.at.epoch()).max();
         let last = undo_log::last_segment(&log_dir()?).map_err(failed("read"))?;
@@ -156,8 +161,21 @@ impl History {
         let marked = store.last_epoch().map_err(failed("find the last epoch of"))?;
         let epoch = noted.max(last).max(marked).unwrap_or(Epoch(0)).next();
         store.mark_epoch(marked.unwrap_or(Epoch(0)), epoch).map_err(failed("note the epoch of"))?;
-        let log = UndoLog::begin(log_dir()?, epoch).map_err(failed("begin a segment of"))?;
+        let mut log = UndoLog::begin(log_dir()?, epoch).map_err(failed("begin a segment of"))?;
+        for entry in &lost {
+            log.append(entry).map_err(failed("complete"))?;
+        }
+        // The ring has them until the log does.
+        if !lost.is_empty() {
+            log.sync().map_err(failed("synchronise"))?;
+        }
+        if !log.bridge(ring()?).map_err(failed("begin a ring for"))? {
+            tracing::info!(
+                "a power cut may keep a change of the last second without its note: this filesystem keeps no order"
+            );
+        }
         let now = precise_now_ns();
+        let durable = Durable::begin(&store, &log, epoch, now).map_err(failed("note what is durable of"))?;
         let history = Self {
             first: epoch,
             epochs: Epochs::new(epoch),
@@ -169,7 +187,7 @@ impl History {
             latest_ns: AtomicI64::new(now),
             next_object: AtomicU64::new(0),
             has_gap: AtomicBool::new(false),
-            is_strict: AtomicBool::new(false),
+            durable,
             told_outside: Mutex::new((epoch, FxHashSet::default())),
             pressure: OnceLock::new(),
             settle: OnceLock::new(),
@@ -266,12 +284,6 @@ impl History {
     /// Sets what makes room when the filesystem is full; the first call counts.
     pub(crate) fn set_pressure(&self, pressure: Pressure) {
         drop(self.pressure.set(pressure));
-    }
-
-    /// Sets whether what is preserved is made durable before each change, so that no power cut takes anything from a
-    /// durable snapshot. Each change that has to be noted then waits for the disk.
-    pub(crate) fn set_strict(&self, is_strict: bool) {
-        self.is_strict.store(is_strict, Ordering::Release);
     }
 
     /// Begins an operation that changes names or attributes.
@@ -374,33 +386,6 @@ impl History {
         now_ns().saturating_sub(born_ns(stat)) < limit
     }
 
-    /// Makes what was preserved of a file durable, before the file itself is: after a power cut there must be no new
-    /// bytes on the disk whose old ones are not.
-    pub(crate) fn sync_before(&self, touched: &Touched) {
-        let objects = std::mem::take(&mut *touched.unsynced.lock());
-        if objects.is_empty() {
-            self.sync_log_before();
-            return;
-        }
-        for object in objects {
-            let synced = self.store.open_object(object, OFlags::RDONLY).and_then(rustix::fs::fdatasync);
-            if let Err(errno) = synced {
-                tracing::warn!(object = object.0, %errno, "preserved bytes may not survive a power cut");
-            }
-        }
-        if let Err(errno) = self.log.sync() {
-            tracing::warn!(%errno, "history may not survive a power cut");
-        }
-    }
-
-    /// Makes the log durable before anything of the filesystem's is made so: what is synchronised takes with it the names
-    /// and attributes that others changed.
-    pub(crate) fn sync_log_before(&self) {
-        if let Err(errno) = self.log.sync() {
-            tracing::warn!(%errno, "history may not survive a power cut");
-        }
-    }
-
     /// Ends the running epoch: the moment can be shown from now on.
     ///
     /// # Errors
@@ -464,10 +449,13 @@ impl History {
         let missing = affected.units(content.size);
         if !content.is_whole && missing.clone().any(|unit| !content.units.contains(unit)) {
             self.preserve_bytes(touched, content, backing, missing, &mut changes)?;
+            self.note_unsynced(touched, &changes);
+            self.order_bytes(affected, cause, &changes)?;
         }
         if !changes.is_empty() {
             let moment = self.epochs.moment(epoch);
             self.append(Entry { at: moment, time_ns: self.clock(), actor, cause, changes })?;
+            self.keep_up(touched);
         }
         touched.note_attributes(epoch);
         Ok(())
@@ -505,7 +493,6 @@ impl History {
                     self.use_room((missing.end - missing.start).saturating_mul(UNIT_BYTES));
                     let (span, origin) = (Span::Whole, Origin::Cloned);
                     changes.push(Change::Content { inode, object, span, origin, hash: None });
-                    touched.unsynced.lock().push(object);
                     content.is_whole = true;
                     return Ok(());
                 }
@@ -515,7 +502,6 @@ impl History {
         }
         let object = *content.object.get_or_insert_with(|| self.new_object());
         let copy = self.store.create(object)?;
-        touched.unsynced.lock().push(object);
         if content.size <= SMALL_BYTES {
             let copied = self.with_room(|| copy_range(file.as_fd(), copy.as_fd(), 0, content.size))?;
             // As long as the file, also where it ends in a hole.
@@ -602,21 +588,6 @@ impl History {
             }
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
         })
-    }
-
-    /// Appends an entry; in strict mode it is durable then. What was copied for it is before it is noted: an entry on the disk
-    /// whose bytes are not there hides what is still in the file.
-    fn append_durably(&self, entry: &Entry) -> Result<(), Errno> {
-        if !self.is_strict.load(Ordering::Acquire) {
-            return self.log.append(entry);
-        }
-        for change in &entry.changes {
-            if let Change::Content { object, origin: Origin::Cloned | Origin::Copied, .. } = change {
-                rustix::fs::fsync(self.store.open_object(*object, OFlags::RDONLY)?)?;
-            }
-        }
-        self.log.append(entry)?;
-        self.log.sync()
     }
 
     fn new_object(&self) -> ObjectId {

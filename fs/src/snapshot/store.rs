@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::record::ObjectId;
 use super::sequence::Epoch;
-use crate::sys::handle::{handle_of, open_by_handle};
+use crate::sys::handle::{FileHandle, handle_of, open_by_handle};
 
 /// Directories that objects are spread over.
 const DIRECTORIES: u64 = 64;
@@ -20,6 +20,12 @@ const DIRECTORIES: u64 = 64;
 const BUFFER_BYTES: usize = 256 << 10;
 /// The last epoch that was begun is a part of the name of an empty file.
 const MARK: &str = "epoch-";
+/// So is up to when what was copied is on the disk.
+const SYNCED: &str = "synced-";
+/// Holds the number of the boot in which the catalog was used last.
+pub(super) const BOOT_FILE: &str = "boot";
+/// random(4).
+pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Why a directory cannot hold what is preserved.
 #[derive(Debug, thiserror::Error)]
@@ -144,13 +150,79 @@ impl Store {
     /// As renameat(2) and openat(2).
     pub(crate) fn mark_epoch(&self, before: Epoch, epoch: Epoch) -> Result<(), Errno> {
         let name = |epoch: Epoch| format!("{MARK}{:08}", epoch.0);
-        match rustix::fs::renameat(&self.dir, name(before), &self.dir, name(epoch)) {
+        self.rename_mark(&name(before), &name(epoch))
+    }
+
+    /// Returns the epoch and the time, nanoseconds since 1970, before which everything that was copied is on the disk;
+    /// `None` if that was never noted.
+    ///
+    /// # Errors
+    /// As reading the directory.
+    pub(crate) fn synced_until(&self) -> Result<Option<(Epoch, i64)>, Errno> {
+        let mut last = None;
+        for entry in rustix::fs::Dir::read_from(&self.dir)? {
+            let entry = entry?;
+            let found = entry.file_name().to_str().ok().and_then(|name| {
+                let (epoch, time) = name.strip_prefix(SYNCED)?.split_once('-')?;
+                Some((Epoch(epoch.parse().ok()?), time.parse().ok()?))
+            });
+            last = last.max(found);
+        }
+        Ok(last)
+    }
+
+    /// Notes that everything that was copied before is on the disk. As a name, this does not get there before it.
+    ///
+    /// # Errors
+    /// As renameat(2) and openat(2).
+    pub(crate) fn mark_synced(&self, (epoch, time): (Epoch, i64), now: (Epoch, i64)) -> Result<(), Errno> {
+        let name = |(epoch, time): (Epoch, i64)| format!("{SYNCED}{:08}-{time}", epoch.0);
+        self.rename_mark(&name((epoch, time)), &name(now))
+    }
+
+    fn rename_mark(&self, before: &str, now: &str) -> Result<(), Errno> {
+        match rustix::fs::renameat(&self.dir, before, &self.dir, now) {
             Err(Errno::NOENT) => {
                 let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                rustix::fs::openat(&self.dir, name(epoch), flags, Mode::RUSR | Mode::WUSR).map(drop)
+                rustix::fs::openat(&self.dir, now, flags, Mode::RUSR | Mode::WUSR).map(drop)
             }
             result => result,
         }
+    }
+
+    /// Whether the machine was started since the catalog was used last, or nobody ever used it.
+    ///
+    /// # Errors
+    /// As reading the files.
+    pub(crate) fn is_of_another_boot(&self) -> Result<bool, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.dir, BOOT_FILE, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(true),
+            Err(errno) => return Err(errno),
+        };
+        // Torn, it is no boot's.
+        let mut known = [0; 64];
+        let length = rustix::io::read(&file, &mut known[..])?;
+        let boot =
+            std::fs::read(BOOT_ID).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        Ok(known.get(..length) != Some(&boot[..]))
+    }
+
+    /// Writes all of the filesystem back.
+    ///
+    /// # Errors
+    /// As syncfs(2).
+    pub(crate) fn sync_all(&self) -> Result<(), Errno> {
+        rustix::fs::syncfs(&self.dir)
+    }
+
+    /// Opens a file that lives in the workspace.
+    ///
+    /// # Errors
+    /// As open_by_handle_at(2): `ESTALE` if it is gone.
+    pub(crate) fn open_living(&self, file: &FileHandle, flags: OFlags) -> Result<OwnedFd, Errno> {
+        open_by_handle(self.dir.as_fd(), file, flags)
     }
 
     /// Returns a directory of the store, which is made if it is missing.

@@ -38,6 +38,8 @@ pub(crate) struct Touched {
     pub(super) mapped_since: Mutex<Option<Sequence>>,
     /// Objects of it that a power cut may still take.
     pub(super) unsynced: Mutex<Vec<ObjectId>>,
+    /// Who is making the file durable: what is overwritten meanwhile may be so at once.
+    pub(super) syncing: AtomicU32,
 }
 
 /// What is preserved of a file's bytes.
@@ -66,6 +68,13 @@ pub(crate) enum Affected {
         /// How many.
         length: u64,
     },
+    /// A range whose blocks are given back to the filesystem.
+    Freed {
+        /// The first byte.
+        offset: u64,
+        /// How many.
+        length: u64,
+    },
     /// Everything from here to the end.
     From(u64),
 }
@@ -78,7 +87,9 @@ impl Affected {
     /// does.
     pub(super) fn units(self, size: u64) -> std::ops::Range<u64> {
         let (start, end) = match self {
-            Self::Range { offset, length } => (offset, offset.saturating_add(length).min(size)),
+            Self::Range { offset, length } | Self::Freed { offset, length } => {
+                (offset, offset.saturating_add(length).min(size))
+            }
             Self::From(offset) => (offset, size),
         };
         if start >= end { 0..0 } else { start / UNIT_BYTES..end.div_ceil(UNIT_BYTES) }
@@ -132,6 +143,7 @@ impl Touched {
             mappers: AtomicU32::new(0),
             mapped_since: Mutex::new(None),
             unsynced: Mutex::new(Vec::new()),
+            syncing: AtomicU32::new(0),
         }
     }
 

@@ -1,7 +1,8 @@
 //! The files of the undo log.
 //!
 //! An entry is one write(2) to a descriptor with `O_APPEND`, so that it is in the page cache, beyond the reach of our
-//! own death, before the change that it is about. Whether it survives a power cut is decided by [`UndoLog::sync`].
+//! own death, before the change that it is about. It survives a power cut once [`UndoLog::sync`] has returned, and
+//! before that wherever the filesystem keeps the order of the log's [`Ring`] and of what was changed.
 //! Segments have their blocks allocated when they are made, so that an append does not find the disk full.
 
 use std::ffi::{OsStr, OsString};
@@ -9,11 +10,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use rustix::fs::{Dir, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::record::{self, Decoded, Entry};
+use super::ring::{Noted, Ring};
 use super::sequence::Epoch;
 
 /// A segment is followed by another at the end of an epoch once it is this long.
@@ -21,6 +23,8 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 /// Allocated at a time.
 const ALLOCATE_BYTES: u64 = 4 << 20;
 const SUFFIX: &[u8] = b".undo";
+/// What [`UndoLog::appends`] begins with: what workers before this one appended counts as one.
+const FIRST_APPEND: u64 = 1;
 /// Read at a time; longer entries are read on their own.
 const READ_BYTES: usize = 1 << 20;
 
@@ -48,6 +52,10 @@ pub(crate) struct UndoLog {
     /// Changes with every append; whoever has folded that much is up to date.
     appends: AtomicU64,
     synced: AtomicU64,
+    /// Held by who synchronises. Segments of a worker before this one, which may not have.
+    earlier: Mutex<Vec<u32>>,
+    /// Held during an append, so that both have the same order.
+    ring: Option<Mutex<Ring>>,
 }
 
 impl UndoLog {
@@ -56,8 +64,32 @@ impl UndoLog {
     /// # Errors
     /// As openat(2).
     pub(super) fn begin(dir: OwnedFd, epoch: Epoch) -> Result<Self, Errno> {
+        let earlier = Mutex::new(segments(&dir)?);
         let current = RwLock::new(Segment::create(&dir, epoch)?);
-        Ok(Self { dir, current, appends: AtomicU64::new(0), synced: AtomicU64::new(0) })
+        let (appends, synced) = (AtomicU64::new(FIRST_APPEND), AtomicU64::new(0));
+        Ok(Self { dir, current, appends, synced, earlier, ring: None })
+    }
+
+    /// Has entries noted in the ring in `dir` as well; returns whether the filesystem can. Entries that are there and not
+    /// in the log have to be appended to it before.
+    ///
+    /// # Errors
+    /// As [`Ring::open`].
+    pub(super) fn bridge(&mut self, dir: OwnedFd) -> Result<bool, Errno> {
+        self.ring = Ring::open(dir, self.appends())?.map(Mutex::new);
+        Ok(self.ring.is_some())
+    }
+
+    /// Whether entries are noted in a ring as well.
+    #[cfg(test)]
+    pub(crate) fn is_bridged(&self) -> bool {
+        self.ring.is_some()
+    }
+
+    /// Whether the filesystem may make a change of names durable without those before it (btrfs), after a file or
+    /// directory that it is about was synchronised.
+    pub(super) fn may_be_overtaken(&self) -> bool {
+        self.ring.as_ref().is_some_and(|ring| !ring.lock().syncs_all())
     }
 
     /// Appends an entry. When this returns, it survives the death of every process.
@@ -86,6 +118,28 @@ impl UndoLog {
     }
 
     fn write(&self, frame: &[u8]) -> Result<(), Errno> {
+        let Some(ring) = &self.ring else { return self.write_frame(frame).map(drop) };
+        let mut ring = ring.lock();
+        let append = self.write_frame(frame)?;
+        let noted = ring.note(frame, append, self.synced.load(Ordering::Acquire));
+        drop(ring);
+        let synced = match noted {
+            Noted::Here => Ok(()),
+            // The others go on meanwhile, and one who synchronises is enough.
+            Noted::HalfFull => match self.earlier.try_lock() {
+                Some(earlier) => self.sync_holding(earlier),
+                None => Ok(()),
+            },
+            Noted::Not => self.sync(),
+        };
+        if let Err(errno) = synced {
+            tracing::warn!(%errno, "history may not survive a power cut");
+        }
+        Ok(())
+    }
+
+    /// Returns the number of the append.
+    fn write_frame(&self, frame: &[u8]) -> Result<u64, Errno> {
         let segment = self.current.read();
         segment.allocate(frame.len() as u64);
         let mut rest = frame;
@@ -100,8 +154,7 @@ impl UndoLog {
             }
         }
         segment.length.fetch_add(frame.len() as u64, Ordering::Relaxed);
-        self.appends.fetch_add(1, Ordering::Release);
-        Ok(())
+        Ok(self.appends.fetch_add(1, Ordering::AcqRel) + 1)
     }
 
     /// Returns a number that every append raises.
@@ -114,13 +167,40 @@ impl UndoLog {
     /// # Errors
     /// As fdatasync(2).
     pub(crate) fn sync(&self) -> Result<(), Errno> {
+        if self.synced.load(Ordering::Acquire) >= self.appends() {
+            return Ok(());
+        }
+        // Whoever waited may find that it was done for them.
+        self.sync_holding(self.earlier.lock())
+    }
+
+    fn sync_holding(&self, mut earlier: MutexGuard<'_, Vec<u32>>) -> Result<(), Errno> {
         let appends = self.appends();
         if self.synced.load(Ordering::Acquire) >= appends {
             return Ok(());
         }
+        while let Some(segment) = earlier.last() {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            match rustix::fs::openat(&self.dir, name_of(*segment), flags, Mode::empty()) {
+                Ok(file) => rustix::fs::fdatasync(&file)?,
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+            earlier.pop();
+        }
         rustix::fs::fdatasync(&self.current.read().file)?;
         self.synced.fetch_max(appends, Ordering::AcqRel);
         Ok(())
+    }
+
+    /// Makes all names and attributes of the filesystem durable that were changed before; returns whether it could.
+    ///
+    /// # Errors
+    /// As fsetxattr(2) and fsync(2).
+    pub(super) fn commit_names(&self) -> Result<bool, Errno> {
+        let Some(ring) = &self.ring else { return Ok(false) };
+        let touched = ring.lock().touch(self.synced.load(Ordering::Acquire))?;
+        touched.map_or(Ok(false), |file| rustix::fs::fsync(&file).map(|()| true))
     }
 
     /// Begins a new segment if the present one is long.
@@ -154,10 +234,18 @@ impl UndoLog {
     /// As unlinkat(2).
     pub(crate) fn remove_before(&self, position: LogPosition) -> Result<(), Errno> {
         let running = self.current.read().epoch.0;
-        for segment in segments(&self.dir)? {
-            if segment < position.segment && segment < running {
-                rustix::fs::unlinkat(&self.dir, name_of(segment), rustix::fs::AtFlags::empty())?;
-            }
+        let mut gone = segments(&self.dir)?;
+        gone.retain(|segment| *segment < position.segment && *segment < running);
+        if gone.is_empty() {
+            return Ok(());
+        }
+        // Or the ring would be taken to hold what the log has lost.
+        self.sync()?;
+        if let Some(ring) = &self.ring {
+            ring.lock().settle(self.synced.load(Ordering::Acquire))?;
+        }
+        for segment in gone {
+            rustix::fs::unlinkat(&self.dir, name_of(segment), rustix::fs::AtFlags::empty())?;
         }
         Ok(())
     }

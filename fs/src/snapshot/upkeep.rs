@@ -17,6 +17,7 @@ mod scan;
 
 pub(crate) use collect::{Pace, collect};
 pub(crate) use evict::{Evicted, evict};
+pub(super) use hashing::hash_range;
 pub(crate) use hashing::{DamageKind, hash_some, verify};
 pub(crate) use lost::mark_lost;
 pub(crate) use retain::{Bounds, plan_now, retain, trash_due};

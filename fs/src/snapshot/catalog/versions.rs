@@ -8,7 +8,7 @@ use super::as_of::{CONTENT, content_row};
 use super::columns::{self, EVENT, Event};
 use super::{CatalogError, ContentRow, Past};
 use crate::snapshot::record::{Attributes, Cause, Named, Span};
-use crate::snapshot::sequence::Sequence;
+use crate::snapshot::sequence::{Epoch, Sequence};
 use crate::sys::handle::FileHandle;
 
 /// A state of a file's content that history can still show, or the one that is now.
@@ -157,6 +157,23 @@ impl Past {
         let after = after.map_or(-1, |object| object.0.cast_signed());
         let objects = i64::try_from(objects).unwrap_or(i64::MAX);
         self.rows("read objects", &sql, params![after, objects], content_row)
+    }
+
+    /// Returns what was preserved and is not known to be damaged, if it was noted later than in an epoch or at or after a
+    /// time within that epoch or an earlier one. Looks at every row of content.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub(crate) fn preserved_since(
+        &self,
+        (epoch, time_ns): (Epoch, i64),
+    ) -> Result<Vec<ContentRow>, CatalogError> {
+        let sql = format!(
+            "SELECT {CONTENT} FROM content WHERE is_damaged = 0 AND (at > ?1
+                 OR NOT EXISTS (SELECT 1 FROM entry WHERE entry.at = content.at AND entry.time_ns < ?2))
+             ORDER BY object, at, offset"
+        );
+        self.rows("read what was preserved last", &sql, params![epoch.end(), time_ns], content_row)
     }
 
     fn size_changes(&self, inode: &FileHandle) -> Result<Vec<Event>, CatalogError> {

@@ -77,15 +77,17 @@ impl Step<'_> {
         }
         match stat() {
             Ok(stat) if touched.has_attributes(self.entered.epoch()) || self.history.is_newborn(&stat) => {
-                self.last_attributes(handle, &stat);
+                self.last_attributes(node, handle, &stat);
             }
             stat => self.attributes(node, handle, || stat),
         }
     }
 
-    /// Attributes of an inode are about to be gone with it.
-    pub(crate) fn last_attributes(&mut self, handle: FileHandle, stat: &Stat) {
+    /// Attributes of an inode are about to be gone with it. Whoever has it open may go on to change it, and finds a
+    /// change time that is ours.
+    pub(crate) fn last_attributes(&mut self, node: u64, handle: FileHandle, stat: &Stat) {
         self.changes.push(Change::Attributes { inode: handle, before: attributes_of(stat) });
+        self.notes.push((self.history.inodes.get(node, handle), Noted::Attributes));
     }
 
     /// Extended attributes of an inode are about to be gone with it.

@@ -150,11 +150,24 @@ fn hash_span(
     row: &ContentRow,
     go_on: &dyn Fn() -> bool,
 ) -> Result<Option<([u8; 32], u64)>, Errno> {
-    let (mut at, end) = match row.span {
+    let (start, end) = match row.span {
         Span::Whole => (0, u64::try_from(rustix::fs::fstat(file)?.st_size).map_err(|_| Errno::IO)?),
         Span::Range { offset, length } => (offset, offset.saturating_add(length)),
     };
-    let start = at;
+    hash_range(file, start..end, go_on)
+}
+
+/// Returns BLAKE3 of a range, what lies behind the end being zeros, and how long it is; `None` if it was stopped.
+///
+/// # Errors
+/// As pread(2).
+pub(crate) fn hash_range(
+    file: BorrowedFd<'_>,
+    range: std::ops::Range<u64>,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Option<([u8; 32], u64)>, Errno> {
+    let (start, end) = (range.start, range.end);
+    let mut at = start;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0_u8; BUFFER_BYTES];
     while at < end {

@@ -147,6 +147,14 @@ impl Service {
                            snapshots showed is lost, the files are untouched";
             shared.tell(subject, EventKind::HistoryDamaged, message);
         }
+        if let Some(cut) = archive.after_cut().filter(|cut| !duty.is_scanned && cut.damaged > 0) {
+            let message = format!(
+                "the power went, and {} pieces of what had been overwritten shortly before had not reached the disk; \
+                 the snapshots that need them are shown as degraded (`wsguard snapshot ls`)",
+                cut.damaged
+            );
+            shared.tell(subject, EventKind::HistoryDamaged, &message);
+        }
         let round = Round { shared: &shared, subject, archive, duty };
         if let Err(error) = round.run() {
             warn!(workspace = %subject.id, error = %one_line(&error), "history is not looked after in this round");
@@ -182,8 +190,7 @@ impl Round<'_> {
             }
             self.duty.is_scanned = true;
         }
-        // Little is lost in a power cut of what is noted soon.
-        self.subject.history.sync_log_before();
+        self.subject.history.sync_soon();
         self.make_durable()?;
         let is_deleted = self.shared.registry.history().take_deleted(&self.subject.id);
         let must_retain =
@@ -388,9 +395,7 @@ pub(crate) fn make_durable(
     if sealed.is_empty() {
         return Ok(());
     }
-    // What is synchronised may be overwritten meanwhile: what it was has to be noted on the disk first.
-    archive.history().log().sync()?;
-    fs.backing().sync()?;
+    fs.sync_backing()?;
     for epoch in sealed {
         archive.with_catalog(|catalog| catalog.set_state(epoch, SnapshotState::Durable))?;
     }
